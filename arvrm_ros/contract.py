@@ -1,0 +1,216 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The robot contract: what is observed, what is commanded, and within which limits (``config/robots/NAME.yaml``)."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from arvrm_ros.errors import ContractError
+from arvrm_ros.resources import resource
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One camera of the observation.
+
+    Attributes:
+        topic: ``sensor_msgs/Image`` topic the policy reads.
+        height, width: pixels of the image the policy sees.
+        max_age: seconds after capture from which an image is not used any more.
+    """
+
+    topic: str
+    height: int
+    width: int
+    max_age: float
+
+
+@dataclass(frozen=True)
+class JointStates:
+    """The ``sensor_msgs/JointState`` topic and the age in seconds from which a message is not used any more."""
+
+    topic: str
+    max_age: float
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a policy sees besides the instruction. The order of ``cameras`` is the policy's input order."""
+
+    cameras: dict[str, Camera]
+    joint_states: JointStates
+
+
+@dataclass(frozen=True)
+class Gripper:
+    """A parallel gripper driven by one joint (metres, m/s); opening 0..1 maps linearly to ``closed``..``open``."""
+
+    joint: str
+    closed: float
+    open: float
+    max_velocity: float
+
+    def position(self, opening: float) -> float:
+        """Joint position in metres of an opening in [0, 1]."""
+        return self.closed + float(np.clip(opening, 0.0, 1.0)) * (self.open - self.closed)
+
+    def opening(self, position: float) -> float:
+        """Opening in [0, 1] of a joint position in metres."""
+        return float(np.clip((position - self.closed) / (self.open - self.closed), 0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a policy commands: ``chunk`` steps, ``step_period`` seconds apart, and the controllers' topics."""
+
+    representation: str
+    chunk: int
+    step_period: float
+    arm_topic: str
+    gripper_topic: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of the motion: per joint in rad, rad/s, rad/s^2, rad/s^3; Cartesian in m and m/s, base frame."""
+
+    position_min: tuple[float, ...]
+    position_max: tuple[float, ...]
+    velocity: tuple[float, ...]
+    acceleration: tuple[float, ...]
+    jerk: tuple[float, ...]
+    cartesian_velocity: float
+    workspace_min: tuple[float, ...]
+    workspace_max: tuple[float, ...]
+    max_step: float
+    max_first_step: float
+
+
+@dataclass(frozen=True)
+class Watchdogs:
+    """``silence`` in seconds and ``tracking_error`` in radians at which the executor holds or stops the arm."""
+
+    silence: float
+    tracking_error: float
+
+
+@dataclass(frozen=True)
+class RobotContract:
+    """Everything recording, training, evaluation and deployment have to agree on about one robot."""
+
+    name: str
+    urdf: str
+    base_frame: str
+    end_effector_frame: str
+    joints: tuple[str, ...]
+    home: tuple[float, ...]
+    gripper: Gripper
+    observation: Observation
+    action: Action
+    limits: Limits
+    watchdogs: Watchdogs
+
+    def __post_init__(self) -> None:
+        n = len(self.joints)
+        per_joint = {"home": self.home} | {
+            f"limits.{k}": getattr(self.limits, k)
+            for k in ("position_min", "position_max", "velocity", "acceleration", "jerk")
+        }
+        for key, values in per_joint.items():
+            if len(values) != n:
+                raise ContractError(f"contract {self.name}: {key} has {len(values)} values for {n} joints")
+        for key in ("velocity", "acceleration", "jerk"):
+            if min(getattr(self.limits, key)) <= 0:
+                raise ContractError(f"contract {self.name}: limits.{key} must be positive")
+        low, high = np.array(self.limits.position_min), np.array(self.limits.position_max)
+        if np.any(low >= high) or np.any(np.array(self.home) < low) or np.any(np.array(self.home) > high):
+            raise ContractError(f"contract {self.name}: position limits are crossed, or home lies outside them")
+        if np.any(np.array(self.limits.workspace_min) >= np.array(self.limits.workspace_max)):
+            raise ContractError(f"contract {self.name}: limits.workspace_min must lie below workspace_max")
+        if self.action.representation != "end_effector_delta":
+            raise ContractError(
+                f"contract {self.name}: action.representation {self.action.representation!r} is unknown; "
+                "use end_effector_delta"
+            )
+
+    def urdf_path(self) -> Path:
+        """The robot's URDF file."""
+        return resource("urdf", self.urdf)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as in the YAML file; a checkpoint carries it."""
+        return dataclasses.asdict(self)
+
+    def differences(self, other: RobotContract) -> list[str]:
+        """Where two contracts disagree in what a policy depends on (limits and watchdogs may differ).
+
+        Returns:
+            One line per difference, ``key: this value, other value``; empty when a policy may be carried over.
+        """
+        return [
+            f"{key}: {mine!r} here, {theirs!r} there"
+            for key in ("joints", "base_frame", "end_effector_frame", "gripper", "observation", "action")
+            if (mine := getattr(self, key)) != (theirs := getattr(other, key))
+        ]
+
+
+def contract_from_dict(values: dict[str, Any], where: str = "contract") -> RobotContract:
+    """Builds and validates a contract from plain data.
+
+    Raises:
+        ContractError: a key is missing, unknown, of the wrong type or out of range; the message names it.
+    """
+    return _build(RobotContract, values, where)
+
+
+def load_contract(name_or_path: str | Path) -> RobotContract:
+    """Reads ``config/robots/NAME.yaml``, or the YAML file at a path.
+
+    Raises:
+        ContractError: no such file, not YAML, or invalid.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = resource("config", "robots", f"{name_or_path}.yaml")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.stem for p in resource("config", "robots").glob("*.yaml")))
+        raise ContractError(f"no robot contract {name_or_path!r}: give a YAML file, or one of {known}") from None
+    except yaml.YAMLError as error:
+        raise ContractError(f"{path} is not YAML: {error}") from None
+    return contract_from_dict(values, str(path))
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """Converts plain data to the annotated type, naming the key of whatever does not fit."""
+    origin = typing.get_origin(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ContractError(f"{where}: expected a mapping")
+        hints = typing.get_type_hints(kind)
+        missing, unknown = hints.keys() - value.keys(), value.keys() - hints.keys()
+        if missing or unknown:
+            raise ContractError(f"{where}: missing {sorted(missing)}, unknown {sorted(unknown)}")
+        return kind(**{key: _build(hint, value[key], f"{where}: {key}") for key, hint in hints.items()})
+    if origin is dict:
+        return {key: _build(typing.get_args(kind)[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ContractError(f"{where}: expected a list")
+        return tuple(_build(typing.get_args(kind)[0], item, where) for item in value)
+    try:
+        converted = kind(value)
+    except (TypeError, ValueError):
+        raise ContractError(f"{where}: {value!r} is not a {kind.__name__}") from None
+    if kind is float and not np.isfinite(converted):
+        raise ContractError(f"{where}: {value!r} is not finite")
+    return converted
