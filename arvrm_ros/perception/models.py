@@ -13,7 +13,6 @@ import hashlib
 import io
 import os
 import platform
-import struct
 import subprocess
 import sys
 import tempfile
