@@ -1,0 +1,263 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The running tabletop: random scenes, physics, cameras, the robot's measurements, and the privileged state."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+import mujoco
+import numpy as np
+
+from arvrm_ros.contract import RobotContract
+from arvrm_ros.data.types import Observation
+from arvrm_ros.errors import ArvrmError
+from arvrm_ros.simulation import scene
+from arvrm_ros.simulation.scene import ROBOT
+from arvrm_ros.simulation.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class SceneState:
+    """Privileged state, for the oracle, the scripted experts and the pictures; never an input of a policy.
+
+    Attributes:
+        drawer: metres the drawer stands open.
+        slider: metres of the sliding door from its middle, left positive.
+        led, bulb: whether they shine.
+        blocks: per colour, x, y, z in metres and yaw in radians, base frame.
+        touched: colours of the blocks a finger touches.
+        button, switch: pressed depth in metres, lever angle in radians (forward positive).
+    """
+
+    drawer: float
+    slider: float
+    led: bool
+    bulb: bool
+    blocks: dict[str, tuple[float, float, float, float]]
+    touched: tuple[str, ...]
+    button: float
+    switch: float
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self))
+
+
+class Tabletop:
+    """A simulated robot at a table.
+
+    Args:
+        contract: the robot, its cameras and its home position.
+        variant: look of the table, a key of ``scene.VARIANTS``.
+        render: whether cameras are needed (without them no OpenGL context is made).
+    """
+
+    def __init__(self, contract: RobotContract, variant: str = "A", render: bool = True) -> None:
+        self.contract = contract
+        self._render = render
+        self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
+        self._load(variant)
+
+    def _load(self, variant: str) -> None:
+        if variant not in scene.VARIANTS:
+            raise ArvrmError(f"unknown variant {variant!r} of the tabletop: use one of {', '.join(scene.VARIANTS)}")
+        self.close()
+        self.variant = variant
+        self.model = scene.build_model(self.contract, variant)
+        self.data = mujoco.MjData(self.model)
+        joints = [*self.contract.joints, self.contract.gripper.joint]
+        self._q = [self.model.joint(ROBOT + name).qposadr[0] for name in joints]
+        self._v = [self.model.joint(ROBOT + name).dofadr[0] for name in joints]
+        self._finger2 = self.model.joint(ROBOT + "panda_finger_joint2").qposadr[0]
+        self._tcp = self.model.body(ROBOT + self.contract.end_effector_frame).id
+        fingers = [self.model.body(ROBOT + name).id for name in ("panda_leftfinger", "panda_rightfinger")]
+        self._fingers = set(np.flatnonzero(np.isin(self.model.geom_bodyid, fingers)))
+        self._block_geoms = {self.model.geom(f"block_{color}").id: color for color in scene.BLOCKS}
+        self._led = self._bulb = self._pressed = False
+
+    def close(self) -> None:
+        """Frees the OpenGL contexts."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers = {}
+
+    def reset(self, seed: int, task: str | None = None, variant: str | None = None) -> None:
+        """Puts the scene into a random state in which ``task`` is not done and can be done; the arm is near home.
+
+        Args:
+            seed: the same seed, task and variant give the same scene.
+            task: a key of ``tasks.TASKS``, or None for any state.
+            variant: None keeps the present look.
+        """
+        if task is not None and task not in TASKS:
+            raise ArvrmError(f"unknown task {task!r}: use one of {', '.join(TASKS)}")
+        if variant and variant != self.variant:
+            self._load(variant)
+        rng = np.random.default_rng([seed, *(task or "").encode()])
+        mujoco.mj_resetData(self.model, self.data)
+        state = {
+            "drawer": rng.choice([rng.uniform(0.0, 0.01), rng.uniform(0.115, scene.DRAWER_TRAVEL)]),
+            "slider": rng.choice([-1.0, 1.0]) * rng.uniform(0.065, scene.SLIDER_TRAVEL),
+            "led": rng.random() < 0.5,
+            "bulb": rng.random() < 0.5,
+        }
+        if task is not None:
+            state |= TASKS[task].start(rng)
+        self._set_joint("drawer", state["drawer"])
+        self._set_joint("slider", state["slider"])
+        self._led, self._bulb, self._pressed = bool(state["led"]), bool(state["bulb"]), False
+        self._set_joint("switch", rng.uniform(0.35, 0.48) * (1 if self._bulb else -1))
+        self._place_blocks(rng)
+        home = np.array(self.contract.home) + rng.normal(0.0, 0.06, len(self.contract.joints)) * (rng.random() < 0.8)
+        self.data.qpos[self._q[:-1]] = home
+        opening = self.contract.gripper.open
+        self.data.qpos[[self._q[-1], self._finger2]] = opening
+        self.command(home, 1.0)
+        self.advance(0.2)
+        self.data.time = 0.0
+
+    def _place_blocks(self, rng: np.random.Generator) -> None:
+        (x_low, x_high), (y_low, y_high) = scene.BLOCK_REGION
+        placed: list[np.ndarray] = []
+        for color, half in scene.BLOCKS.items():
+            while True:
+                position = np.array([rng.uniform(x_low, x_high), rng.uniform(y_low, y_high)])
+                if all(np.linalg.norm(position - other) > 0.105 for other in placed):
+                    break
+            placed.append(position)
+            yaw = rng.uniform(-0.4, 0.4)
+            address = self.model.joint(f"block_{color}").qposadr[0]
+            self.data.qpos[address : address + 7] = [
+                *position, scene.TABLE_TOP + half, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2),
+            ]  # fmt: skip
+
+    def _set_joint(self, name: str, value: float) -> None:
+        self.data.qpos[self.model.joint(name).qposadr[0]] = value
+
+    # The robot, as its controllers see it.
+
+    @property
+    def time(self) -> float:
+        """Simulated seconds since the reset."""
+        return float(self.data.time)
+
+    @property
+    def joint_positions(self) -> np.ndarray:
+        """(n,) radians, in the contract's order."""
+        return self.data.qpos[self._q[:-1]].copy()
+
+    @property
+    def joint_velocities(self) -> np.ndarray:
+        """(n,) rad/s, in the contract's order."""
+        return self.data.qvel[self._v[:-1]].copy()
+
+    @property
+    def finger_position(self) -> float:
+        """Metres, of the contract's gripper joint."""
+        return float(self.data.qpos[self._q[-1]])
+
+    @property
+    def finger_velocity(self) -> float:
+        """m/s, of the contract's gripper joint."""
+        return float(self.data.qvel[self._v[-1]])
+
+    @property
+    def gripper(self) -> float:
+        """Measured opening in [0, 1]."""
+        return self.contract.gripper.opening(self.finger_position)
+
+    def end_effector(self) -> tuple[np.ndarray, np.ndarray]:
+        """Measured pose in the base frame: position (3,) in metres, rotation matrix (3, 3)."""
+        return self.data.xpos[self._tcp].copy(), self.data.xmat[self._tcp].reshape(3, 3).copy()
+
+    def command(self, joint_positions: np.ndarray, gripper: float) -> None:
+        """Sets the servos' targets: (n,) radians and an opening in [0, 1]."""
+        self.data.ctrl[:-1] = joint_positions
+        self.data.ctrl[-1] = self.contract.gripper.position(gripper)
+
+    def advance(self, seconds: float) -> None:
+        """Runs the physics for a time, in steps of 2 ms."""
+        for _ in range(round(seconds / self.model.opt.timestep)):
+            mujoco.mj_step(self.model, self.data)
+            self._fixtures()
+
+    def _fixtures(self) -> None:
+        """The button toggles the LED once per press; the lever's side lights the bulb."""
+        depth = self.data.joint("button").qpos[0]
+        if depth > 0.007 and not self._pressed:
+            self._led, self._pressed = not self._led, True
+        elif depth < 0.003:
+            self._pressed = False
+        angle = self.data.joint("switch").qpos[0]
+        if abs(angle) > 0.2:
+            self._bulb = bool(angle > 0)
+
+    # What can be seen.
+
+    def render(self, camera: str | mujoco.MjvCamera, height: int | None = None, width: int | None = None) -> np.ndarray:
+        """An image (H, W, 3) uint8 RGB from a named camera (static, gripper, front) or a free one.
+
+        The size defaults to the contract's for its own cameras, else 480 x 640.
+        """
+        renderer = self.renderer(camera, height, width)
+        return renderer.render()
+
+    def renderer(
+        self, camera: str | mujoco.MjvCamera, height: int | None = None, width: int | None = None
+    ) -> mujoco.Renderer:
+        """The renderer with the scene as the camera sees it now, for adding geoms before ``render()``."""
+        if not self._render:
+            raise ArvrmError("this Tabletop was made with render=False")
+        known = self.contract.observation.cameras.get(camera) if isinstance(camera, str) else None
+        size = (height or (known.height if known else 480), width or (known.width if known else 640))
+        if size not in self._renderers:
+            self._renderers[size] = mujoco.Renderer(self.model, *size)
+        scene.set_lights(self.model, self._led, self._bulb)
+        self._renderers[size].update_scene(self.data, camera)
+        return self._renderers[size]
+
+    def observation(self) -> Observation:
+        """Images of the contract's cameras and the robot's measurements, all of now."""
+        return Observation(
+            stamp=self.time,
+            images={name: self.render(name) for name in self.contract.observation.cameras},
+            joint_positions=self.joint_positions,
+            gripper=self.gripper,
+        )
+
+    def camera_matrix(self, camera: str, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Intrinsics K (3, 3) in pixels and the pose (4, 4) of the optical frame (z forward, REP-103) in the base frame."""
+        index = self.model.camera(camera).id
+        focal = height / 2 / np.tan(np.deg2rad(self.model.cam_fovy[index]) / 2)
+        intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+        pose = np.eye(4)
+        pose[:3, :3] = self.data.cam_xmat[index].reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])
+        pose[:3, 3] = self.data.cam_xpos[index]
+        return intrinsics, pose
+
+    def state(self) -> SceneState:
+        """The privileged state of now."""
+        blocks = {}
+        for color in scene.BLOCKS:
+            q = self.data.joint(f"block_{color}").qpos
+            yaw = np.arctan2(2 * (q[3] * q[6] + q[4] * q[5]), 1 - 2 * (q[5] ** 2 + q[6] ** 2))
+            blocks[color] = (float(q[0]), float(q[1]), float(q[2]), float(yaw))
+        pairs = self.data.contact.geom[: self.data.ncon]
+        touched = {
+            self._block_geoms[b]
+            for pair in pairs
+            for a, b in (pair, pair[::-1])
+            if a in self._fingers and b in self._block_geoms
+        }
+        return SceneState(
+            drawer=float(self.data.joint("drawer").qpos[0]),
+            slider=float(self.data.joint("slider").qpos[0]),
+            led=self._led,
+            bulb=self._bulb,
+            blocks=blocks,
+            touched=tuple(sorted(touched)),
+            button=float(self.data.joint("button").qpos[0]),
+            switch=float(self.data.joint("switch").qpos[0]),
+        )
