@@ -1,0 +1,243 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where images come from besides ROS topics: V4L2 devices, video files, folders of images. No ROS in here."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from arvrm_ros.errors import DataError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass
+class Frame:
+    """One image, and how many seconds after the start of its source it was taken."""
+
+    image: np.ndarray
+    seconds: float
+
+
+class CameraSource(ABC):
+    """A source of (H, W, 3) uint8 RGB frames in order. Use it from one thread and close it after use."""
+
+    @abstractmethod
+    def read(self) -> Frame | None:
+        """The next frame; None when the source is at its end.
+
+        Raises:
+            DataError: the source broke.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees the device or file."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        while (frame := self.read()) is not None:
+            yield frame
+
+
+class _Pace:
+    """Makes a recording run in real time."""
+
+    def __init__(self) -> None:
+        self._started: float | None = None
+
+    def wait(self, seconds: float) -> None:
+        """Sleeps until ``seconds`` after the first call's frame are due."""
+        now = time.monotonic()
+        if self._started is None:
+            self._started = now - seconds
+        time.sleep(max(0.0, self._started + seconds - now))
+
+
+class VideoSource(CameraSource):
+    """A video file, decoded by PyAV."""
+
+    def __init__(self, path: Path | str, loop: bool = False, real_time: bool = False) -> None:
+        """Opens the file.
+
+        Args:
+            path: anything FFmpeg reads.
+            loop: begin anew at the end; times go on growing.
+            real_time: :meth:`read` waits until the frame is due, as a camera would.
+
+        Raises:
+            DataError: no such file, or no video in it.
+        """
+        self._path, self._loop = str(path), loop
+        self._pace = _Pace() if real_time else None
+        self._offset, self._last, self._period = 0.0, -1.0, 0.0
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._container = av.open(self._path)
+        except (OSError, ValueError) as error:  # PyAV's errors derive from these
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"cannot open the video {self._path}: {reason}") from None
+        if not self._container.streams.video:
+            self._container.close()
+            raise DataError(f"{self._path} has no video stream")
+        stream = self._container.streams.video[0]
+        self._period = 1 / float(stream.average_rate) if stream.average_rate else 1 / 30
+        self._frames = self._container.decode(stream)
+        self._first: float | None = None
+
+    @property
+    def period(self) -> float:
+        """Seconds between two frames, on average."""
+        return self._period
+
+    def read(self) -> Frame | None:
+        """The next frame; None at the end of a file that does not loop."""
+        frame = self._next()
+        if frame is None and self._loop and self._last >= 0:
+            self._container.close()
+            self._offset = self._last + self._period
+            self._open()
+            frame = self._next()
+        if frame is None:
+            return None
+        if self._pace:
+            self._pace.wait(frame.seconds)
+        return frame
+
+    def _next(self) -> Frame | None:
+        try:
+            frame = next(self._frames, None)
+        except (OSError, ValueError) as error:
+            raise DataError(f"the video {self._path} is damaged: {error}") from None
+        if frame is None:
+            return None
+        # Files may begin at any time, and some containers give no times at all.
+        seconds = frame.time if frame.time is not None else self._last - self._offset + self._period
+        if self._first is None:
+            self._first = seconds
+        self._last = self._offset + seconds - self._first
+        return Frame(frame.to_ndarray(format="rgb24"), self._last)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._container.close()
+
+
+class DeviceSource(CameraSource):
+    """A V4L2 device, e.g. ``/dev/video0``, through OpenCV."""
+
+    def __init__(self, device: str, height: int = 480, width: int = 640, rate: float = 30.0) -> None:
+        """Opens the device and asks it for an image size (pixels) and rate (Hz); it may give another one.
+
+        Raises:
+            DataError: no such device, no permission, or it is in use.
+        """
+        if not Path(device).exists():
+            known = ", ".join(sorted(str(p) for p in Path("/dev").glob("video*"))) or "none"
+            raise DataError(f"there is no camera {device} (devices found: {known})")
+        self._device = device
+        self._capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
+        if not self._capture.isOpened():
+            raise DataError(f"cannot open the camera {device}: it is in use, no camera, or you are not in group video")
+        for key, value in (
+            (cv2.CAP_PROP_FRAME_WIDTH, width),
+            (cv2.CAP_PROP_FRAME_HEIGHT, height),
+            (cv2.CAP_PROP_FPS, rate),
+            (cv2.CAP_PROP_BUFFERSIZE, 1),  # the newest image, not the oldest one waiting
+        ):
+            self._capture.set(key, value)
+        self._started = time.monotonic()
+
+    def read(self) -> Frame | None:
+        """Waits for the next image.
+
+        Raises:
+            DataError: the device gives no images any more (unplugged).
+        """
+        good, image = self._capture.read()
+        if not good:
+            raise DataError(f"the camera {self._device} gives no images any more")
+        return Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), time.monotonic() - self._started)
+
+    def close(self) -> None:
+        """Frees the device."""
+        self._capture.release()
+
+
+class FolderSource(CameraSource):
+    """A folder of JPEG or PNG images in the order of their names."""
+
+    def __init__(self, path: Path | str, rate: float = 10.0, loop: bool = False, real_time: bool = False) -> None:
+        """Lists the folder.
+
+        Args:
+            path: the folder.
+            rate: images per second.
+            loop: begin anew at the end.
+            real_time: :meth:`read` waits until the image is due.
+
+        Raises:
+            DataError: no images there.
+        """
+        self._files = sorted(p for p in Path(path).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not self._files:
+            raise DataError(f"there are no images ({', '.join(IMAGE_SUFFIXES)}) in {path}")
+        self._rate, self._loop = rate, loop
+        self._pace = _Pace() if real_time else None
+        self._count = 0
+
+    def read(self) -> Frame | None:
+        """The next image.
+
+        Raises:
+            DataError: a file is not an image.
+        """
+        if self._count >= len(self._files) and not self._loop:
+            return None
+        file = self._files[self._count % len(self._files)]
+        image = cv2.imread(str(file), cv2.IMREAD_COLOR)
+        if image is None:
+            raise DataError(f"{file} is not an image")
+        seconds = self._count / self._rate
+        self._count += 1
+        if self._pace:
+            self._pace.wait(seconds)
+        return Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), seconds)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+
+def open_source(uri: str, loop: bool = False, rate: float = 30.0) -> CameraSource:
+    """Opens a source that runs in real time, by what its name says.
+
+    Args:
+        uri: ``/dev/videoN``, a folder of images, or a video file.
+        loop: videos and folders begin anew at their end.
+        rate: frames per second asked of a device, or of a folder.
+
+    Raises:
+        DataError: there is nothing of that name, or it cannot be opened.
+    """
+    if uri.startswith("/dev/"):
+        return DeviceSource(uri, rate=rate)
+    if Path(uri).is_dir():
+        return FolderSource(uri, rate, loop, real_time=True)
+    return VideoSource(uri, loop, real_time=True)
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes (H, W, 3) to (height, width, 3): by area when it shrinks, so that nothing flickers, else linearly."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = height * width < image.shape[0] * image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
