@@ -1,0 +1,119 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Forward and inverse kinematics of the contract's end effector (Pinocchio, from the contract's URDF)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pinocchio as pin
+
+from arvrm_ros.contract import RobotContract
+from arvrm_ros.errors import ContractError, ExecutionCode, MotionRefused
+
+POSITION_TOLERANCE = 1e-5  # m
+ROTATION_TOLERANCE = 1e-4  # rad
+
+
+class Kinematics:
+    """The arm of a contract: its joints alone, in the contract's order; every other joint (the gripper's) is locked.
+
+    Poses are those of ``end_effector_frame`` in ``base_frame``: metres and unit quaternions x, y, z, w. Joint vectors
+    are (n,) radians.
+
+    Raises:
+        ContractError: the URDF lacks a joint or frame that the contract names.
+    """
+
+    def __init__(self, contract: RobotContract) -> None:
+        full = pin.buildModelFromUrdf(str(contract.urdf_path()))
+        missing = [joint for joint in contract.joints if not full.existJointName(joint)]
+        missing += [f for f in (contract.base_frame, contract.end_effector_frame) if not full.existFrame(f)]
+        if missing:
+            raise ContractError(f"contract {contract.name}: {contract.urdf} has no {', '.join(missing)}")
+        locked = [i for i in range(1, full.njoints) if full.names[i] not in contract.joints]
+        self._model = pin.buildReducedModel(full, locked, pin.neutral(full))
+        self._data = self._model.createData()
+        self._frame = self._model.getFrameId(contract.end_effector_frame)
+        # Position of each of the contract's joints in Pinocchio's vectors, whose order is that of the URDF's tree.
+        self._order = np.array([self._model.joints[self._model.getJointId(j)].idx_q for j in contract.joints])
+        self._home = self._to_model(np.array(contract.home))
+        self._lower = self._to_model(np.array(contract.limits.position_min))
+        self._upper = self._to_model(np.array(contract.limits.position_max))
+        self._names = [self._model.names[i] for i in range(1, self._model.njoints)]
+        base = self._model.getFrameId(contract.base_frame)
+        pin.framesForwardKinematics(self._model, self._data, self._home)
+        self._base_inverse = self._data.oMf[base].inverse()
+        self._base = self._data.oMf[base].copy()
+
+    def _to_model(self, joints: np.ndarray) -> np.ndarray:
+        q = np.empty(len(self._order))
+        q[self._order] = joints
+        return q
+
+    def forward(self, joint_positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pose of the end effector: position (3,) and quaternion (4,) with w >= 0."""
+        pin.forwardKinematics(self._model, self._data, self._to_model(np.asarray(joint_positions, dtype=float)))
+        pose = self._base_inverse * pin.updateFramePlacement(self._model, self._data, self._frame)
+        quaternion = pin.Quaternion(pose.rotation).coeffs()
+        return pose.translation.copy(), quaternion if quaternion[3] >= 0 else -quaternion
+
+    def jacobian(self, joint_positions: np.ndarray) -> np.ndarray:
+        """(6, n) velocity of the end effector per joint velocity: linear (m/s) then angular (rad/s), base frame."""
+        q = self._to_model(np.asarray(joint_positions, dtype=float))
+        jacobian = pin.computeFrameJacobian(
+            self._model, self._data, q, self._frame, pin.ReferenceFrame.LOCAL_WORLD_ALIGNED
+        )
+        rotation = self._base_inverse.rotation
+        return np.vstack([rotation @ jacobian[:3], rotation @ jacobian[3:]])[:, self._order]
+
+    def inverse(
+        self,
+        position: np.ndarray,
+        quaternion: np.ndarray,
+        seed: np.ndarray,
+        home_pull: float = 0.0,
+        iterations: int = 100,
+    ) -> np.ndarray:
+        """Joint positions (n,) that reach a pose, near ``seed`` and within the position limits.
+
+        Damped least squares (Nakamura and Hanafusa 1986), the damping shrinking with the error. ``home_pull`` is the
+        part of the way to the contract's home that the arm's redundancy moves beforehand without moving the end
+        effector; called along a path it keeps the elbow from drifting.
+
+        Raises:
+            MotionRefused: JOINT_LIMIT when no solution was found within the limits.
+        """
+        x, y, z, w = (float(value) for value in quaternion)
+        target = self._base * pin.SE3(pin.Quaternion(w, x, y, z), np.asarray(position, dtype=float))
+        q = np.clip(self._to_model(np.asarray(seed, dtype=float)), self._lower, self._upper)
+        rotation_error = position_error = np.inf
+        for i in range(iterations):
+            pin.computeJointJacobians(self._model, self._data, q)
+            error = pin.log6(pin.updateFramePlacement(self._model, self._data, self._frame).actInv(target)).vector
+            position_error, rotation_error = _norm(error[:3]), _norm(error[3:])
+            pull = home_pull if i == 0 else 0.0
+            if not pull and position_error < POSITION_TOLERANCE and rotation_error < ROTATION_TOLERANCE:
+                return q[self._order]
+            size = _norm(error)
+            if size > 0.3:
+                error = error * (0.3 / size)  # a far target is approached in steps within the linearisation
+            jacobian = pin.getFrameJacobian(self._model, self._data, self._frame, pin.ReferenceFrame.LOCAL)
+            gram = jacobian @ jacobian.T
+            gram.flat[::7] += 1e-8 + 1e-3 * min(size, 1.0) ** 2
+            if pull:
+                toward = pull * (self._home - q)
+                step = toward + jacobian.T @ np.linalg.solve(gram, error - jacobian @ toward)
+            else:
+                step = jacobian.T @ np.linalg.solve(gram, error)
+            q = np.clip(q + step, self._lower, self._upper)
+        at_limit = [n for n, v, lo, hi in zip(self._names, q, self._lower, self._upper, strict=True) if not lo < v < hi]
+        raise MotionRefused(
+            ExecutionCode.JOINT_LIMIT,
+            f"no joint solution for the end effector at {np.round(position, 3).tolist()} m: "
+            f"{position_error * 1000:.1f} mm and {rotation_error:.3f} rad remain"
+            + (f", {', '.join(at_limit)} at its limit" if at_limit else ""),
+        )
+
+
+def _norm(vector: np.ndarray) -> float:
+    return float(np.sqrt(vector @ vector))

@@ -1,0 +1,171 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What has to hold before any motion reaches a controller, whatever the backend. Nothing is clamped: a chunk passes or
+is refused whole with :class:`~arvrm_ros.errors.MotionRefused`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from arvrm_ros.contract import RobotContract
+from arvrm_ros.data.types import ActionChunk
+from arvrm_ros.errors import ExecutionCode, MotionRefused
+
+UNIT_TOLERANCE = 1e-2  # of a quaternion's norm; messages carry doubles, but policies compute in float32
+OPENING_TOLERANCE = 1e-3  # beyond [0, 1]
+CLOCK_TOLERANCE = 0.05  # s by which a stamp may lie in the future: two processes read a clock topic at two moments
+
+
+def check_values(chunk: ActionChunk) -> None:
+    """Shapes, finite numbers, unit quaternions, openings in [0, 1] and a positive step period.
+
+    Raises:
+        MotionRefused: INVALID_CHUNK.
+    """
+    steps = len(chunk.positions)
+    shapes = {"positions": (steps, 3), "quaternions": (steps, 4), "gripper": (steps,)}
+    for name, shape in shapes.items():
+        values = np.asarray(getattr(chunk, name))
+        if steps == 0 or values.shape != shape:
+            raise _invalid(f"{name} has shape {values.shape}; a chunk of N > 0 steps needs {('N', *shape[1:])}")
+        if not np.all(np.isfinite(values)):
+            step = int(np.argmax(~np.isfinite(values).reshape(steps, -1).all(axis=1)))
+            raise _invalid(f"{name} of step {step} is not finite")
+    if not (np.isfinite(chunk.stamp) and np.isfinite(chunk.step_period) and chunk.step_period > 0):
+        raise _invalid(f"stamp {chunk.stamp} and step_period {chunk.step_period} must be finite, the period positive")
+    norms = np.linalg.norm(chunk.quaternions, axis=1)
+    if np.any(np.abs(norms - 1.0) > UNIT_TOLERANCE):
+        step = int(np.argmax(np.abs(norms - 1.0)))
+        raise _invalid(f"quaternion of step {step} has length {norms[step]:.4f} instead of 1")
+    if np.any(np.abs(np.asarray(chunk.gripper) - 0.5) > 0.5 + OPENING_TOLERANCE):
+        raise _invalid("a gripper opening lies outside [0, 1]")
+
+
+def check_age(chunk: ActionChunk, now: float, newest_stamp: float) -> None:
+    """At least one step ahead, no observation from the future, none older than the one being followed (seconds).
+
+    Raises:
+        MotionRefused: CHUNK_TOO_OLD or INVALID_CHUNK.
+    """
+    if chunk.stamp > now + CLOCK_TOLERANCE:
+        raise _invalid(f"its stamp is {chunk.stamp - now:.3f} s in the future; do all nodes use the same clock?")
+    end = chunk.stamp + len(chunk.positions) * chunk.step_period
+    if end <= now:
+        raise MotionRefused(ExecutionCode.CHUNK_TOO_OLD, f"its last step was due {now - end:.3f} s ago")
+    if chunk.stamp < newest_stamp:
+        raise MotionRefused(
+            ExecutionCode.CHUNK_TOO_OLD, f"a chunk whose observation is {newest_stamp - chunk.stamp:.3f} s newer moves"
+        )
+
+
+def check_steps(chunk: ActionChunk, first_ahead: int, commanded: np.ndarray, contract: RobotContract) -> None:
+    """Distances between steps, from the commanded position (3,) to the first step still ahead, and the workspace box.
+
+    Raises:
+        MotionRefused: STEP_TOO_LARGE or OUT_OF_WORKSPACE.
+    """
+    limits = contract.limits
+    positions = np.asarray(chunk.positions, dtype=float)
+    lower, upper = np.array(limits.workspace_min), np.array(limits.workspace_max)
+    outside = np.any((positions < lower) | (positions > upper), axis=1)
+    if outside.any():
+        step = int(np.argmax(outside))
+        raise MotionRefused(
+            ExecutionCode.OUT_OF_WORKSPACE,
+            f"step {step} at {_metres(positions[step])} leaves the workspace {_metres(lower)} to {_metres(upper)}",
+        )
+    distances = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    if len(distances) and distances.max() > limits.max_step:
+        step = int(np.argmax(distances))
+        raise MotionRefused(
+            ExecutionCode.STEP_TOO_LARGE,
+            f"steps {step} and {step + 1} are {distances[step]:.3f} m apart; limits.max_step is {limits.max_step} m",
+        )
+    first = float(np.linalg.norm(positions[first_ahead] - commanded))
+    if first > limits.max_first_step:
+        raise MotionRefused(
+            ExecutionCode.STEP_TOO_LARGE,
+            f"step {first_ahead} is {first:.3f} m from the commanded pose; "
+            f"limits.max_first_step is {limits.max_first_step} m",
+        )
+
+
+def check_joint_path(positions: np.ndarray, velocities: np.ndarray, spacing: float, contract: RobotContract) -> None:
+    """Position, velocity and acceleration limits along a joint path.
+
+    The acceleration is the mean over one step period, which is what a chunk asks for; within it the trajectory generator
+    keeps the instantaneous acceleration and jerk inside the limits.
+
+    Args:
+        positions, velocities: (T, n) rad and rad/s at samples ``spacing`` seconds apart.
+
+    Raises:
+        MotionRefused: JOINT_LIMIT.
+    """
+    limits = contract.limits
+    window = max(1, round(contract.action.step_period / spacing))
+    change = velocities[window:] - velocities[:-window]
+    excess = {
+        "leaves its range": np.maximum(
+            np.array(limits.position_min) - positions, positions - np.array(limits.position_max)
+        ),
+        "exceeds its velocity limit": np.abs(velocities) - np.array(limits.velocity),
+        "exceeds its acceleration limit": np.abs(change) / (window * spacing) - np.array(limits.acceleration),
+    }
+    for what, by in excess.items():
+        if by.size and by.max() > 1e-6:
+            joint = int(np.argmax(by.max(axis=0)))
+            raise MotionRefused(
+                ExecutionCode.JOINT_LIMIT, f"the motion {what}: {contract.joints[joint]} by {by.max():.3f}"
+            )
+
+
+def check_cartesian_path(positions: np.ndarray, spacing: float, contract: RobotContract) -> None:
+    """Workspace and speed of the end effector along a path, the way from the commanded pose included.
+
+    An arm that starts outside the workspace may come back in: the box is widened to hold the first sample.
+
+    Args:
+        positions: (T, 3) metres at samples ``spacing`` seconds apart.
+
+    Raises:
+        MotionRefused: OUT_OF_WORKSPACE or STEP_TOO_LARGE.
+    """
+    limits = contract.limits
+    margin = 0.005  # m: rounding a corner inside the box may swing out by this much
+    lower = np.minimum(np.array(limits.workspace_min) - margin, positions[0])
+    upper = np.maximum(np.array(limits.workspace_max) + margin, positions[0])
+    outside = np.any((positions < lower) | (positions > upper), axis=1)
+    if outside.any():
+        where = _metres(positions[int(np.argmax(outside))])
+        raise MotionRefused(ExecutionCode.OUT_OF_WORKSPACE, f"the way to the steps leaves the workspace at {where}")
+    speed = float(np.linalg.norm(np.diff(positions, axis=0), axis=1).max(initial=0.0)) / spacing
+    if speed > limits.cartesian_velocity:
+        raise MotionRefused(
+            ExecutionCode.STEP_TOO_LARGE,
+            f"the end effector would move at {speed:.2f} m/s; limits.cartesian_velocity is {limits.cartesian_velocity}",
+        )
+
+
+def check_joint_states(measured_at: float | None, now: float, contract: RobotContract) -> None:
+    """The newest joint states are young enough to move on (seconds).
+
+    Raises:
+        MotionRefused: STALE_JOINT_STATES.
+    """
+    source = contract.observation.joint_states
+    if measured_at is None:
+        raise MotionRefused(ExecutionCode.STALE_JOINT_STATES, f"no joint states received on {source.topic} yet")
+    if now - measured_at > source.max_age:
+        raise MotionRefused(
+            ExecutionCode.STALE_JOINT_STATES,
+            f"the newest joint states on {source.topic} are {now - measured_at:.2f} s old; the limit is {source.max_age} s",
+        )
+
+
+def _invalid(message: str) -> MotionRefused:
+    return MotionRefused(ExecutionCode.INVALID_CHUNK, message)
+
+
+def _metres(position: np.ndarray) -> str:
+    return "(" + ", ".join(f"{value:.3f}" for value in position) + ") m"
