@@ -103,6 +103,10 @@ class Expert:
             else:
                 self._leg = leg = following
         self._advance(leg)
+        return self.command()
+
+    def command(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """The present command, as :meth:`act` returns it."""
         return self.position.copy(), down(self.yaw), self.gripper
 
     def _advance(self, leg: Move) -> None:
@@ -166,7 +170,7 @@ class Expert:
         y += self.rng.uniform(-0.015, 0.015)
         yield from self._above(behind, y, 0.0)
         yield Move(self._point(behind, y, 0.085), speed=0.22, tolerance=0.006)
-        yield Move(self._point(behind - 0.145, y, 0.085), speed=0.20)
+        yield Move(self._point(behind - 0.115, y, 0.085), speed=0.20)
         yield from self._retreat()
 
     def _close_drawer(self) -> Iterator[Move]:

@@ -20,7 +20,7 @@ ROBOT = "robot/"
 
 TABLE_TOP = 0.12
 TABLE_FRONT = 0.46
-DRAWER_TRAVEL = 0.14
+DRAWER_TRAVEL = 0.11
 SLIDER_TRAVEL = 0.09
 BUTTON_TOP = TABLE_TOP + 0.03
 BLOCKS = {"red": 0.020, "blue": 0.022, "pink": 0.018}
@@ -31,6 +31,9 @@ BLOCK_REGION = ((0.50, 0.63), (-0.17, 0.17))
 
 HANDLE_OFFSET = 0.06
 """From the drawer's front to the middle of its handle bar, metres."""
+
+POINTS = ("block_red", "block_blue", "block_pink", "handle", "knob", "button", "lever", "led", "bulb")
+"""Geoms whose places in the image the small image encoder learns to find."""
 
 _BLOCK_COLORS = {"red": (0.85, 0.12, 0.10), "blue": (0.10, 0.25, 0.85), "pink": (0.95, 0.45, 0.70)}
 _LED = {False: (0.25, 0.30, 0.25, 1.0), True: (0.15, 1.0, 0.25, 1.0)}
@@ -78,7 +81,7 @@ def build_model(contract: RobotContract, variant: str) -> mujoco.MjModel:
     _prepare_robot(robot)
     spec.worldbody.add_frame().attach_body(robot.worldbody.first_body(), ROBOT, "")
     # Beside the hand, tilted towards the fingertips, as a wrist camera is usually mounted.
-    spec.body(ROBOT + "panda_hand").add_camera(name="gripper", pos=(0.08, 0.0, 0.0), fovy=75, euler=(np.pi, 0.45, 0.0))
+    spec.body(ROBOT + "panda_hand").add_camera(name="gripper", pos=(0.075, 0.0, 0.045), fovy=80, euler=(np.pi, 0.40, 0.0))
     _actuate(spec, contract)
     return spec.compile()
 
@@ -158,8 +161,8 @@ def _world_xml(look: Variant) -> str:
   <worldbody>
     <light name="lamp" pos="{look.light[0]} {look.light[1]} {look.light[2]}" dir="{0.55 - look.light[0]} {-look.light[1]} -1.4"
            diffuse="0.55 0.55 0.52" specular="0.1 0.1 0.1" castshadow="false"/>
-    <camera name="static" pos="0.30 -0.70 0.86" xyaxes="{_look_at((0.30, -0.70, 0.86), (0.54, 0.0, 0.10))}" fovy="46"/>
-    <camera name="front" pos="1.35 -0.25 0.75" xyaxes="{_look_at((1.35, -0.25, 0.75), (0.5, 0.0, 0.12))}" fovy="45"/>
+    <camera name="static" pos="1.20 -0.42 0.95" xyaxes="{_look_at((1.20, -0.42, 0.95), (0.50, 0.01, 0.10))}" fovy="41"/>
+    <camera name="side" pos="0.22 -0.85 0.80" xyaxes="{_look_at((0.22, -0.85, 0.80), (0.52, 0.0, 0.11))}" fovy="45"/>
     <geom name="floor" type="plane" size="3 3 0.1" rgba="{_rgba(look.floor)}"/>
 
     <geom name="table" type="box" pos="{front + 0.2} 0 {top - 0.005}" size="0.2 0.42 0.005" rgba="{_rgba(look.table)}"/>
@@ -189,7 +192,8 @@ def _world_xml(look: Variant) -> str:
       <geom type="capsule" fromto="-0.055 0 0.085 0 0 0.085" size="0.007" {metal}/>
     </body>
 
-    <geom type="cylinder" pos="{button_x} {button_y} {top + 0.006}" size="0.032 0.006" rgba="0.2 0.2 0.22 1"/>
+    <geom type="cylinder" pos="{button_x} {button_y} {top + 0.006}" size="0.032 0.006" rgba="0.2 0.2 0.22 1"
+          contype="0" conaffinity="0"/>
     <body name="button" pos="{button_x} {button_y} {top + 0.020}">
       <joint name="button" type="slide" axis="0 0 -1" range="0 0.012" stiffness="150" springref="0" damping="1.5"/>
       <inertial pos="0 0 0" mass="0.05" diaginertia="0.00001 0.00001 0.00001"/>

@@ -98,7 +98,7 @@ class Tabletop:
         rng = np.random.default_rng([seed, *(task or "").encode()])
         mujoco.mj_resetData(self.model, self.data)
         state = {
-            "drawer": rng.choice([rng.uniform(0.0, 0.01), rng.uniform(0.115, scene.DRAWER_TRAVEL)]),
+            "drawer": rng.choice([rng.uniform(0.0, 0.01), rng.uniform(0.09, scene.DRAWER_TRAVEL)]),
             "slider": rng.choice([-1.0, 1.0]) * rng.uniform(0.065, scene.SLIDER_TRAVEL),
             "led": rng.random() < 0.5,
             "bulb": rng.random() < 0.5,
@@ -197,7 +197,7 @@ class Tabletop:
     # What can be seen.
 
     def render(self, camera: str | mujoco.MjvCamera, height: int | None = None, width: int | None = None) -> np.ndarray:
-        """An image (H, W, 3) uint8 RGB from a named camera (static, gripper, front) or a free one.
+        """An image (H, W, 3) uint8 RGB from a named camera (static, gripper, side) or a free one.
 
         The size defaults to the contract's for its own cameras, else 480 x 640.
         """
@@ -236,6 +236,20 @@ class Tabletop:
         pose[:3, :3] = self.data.cam_xmat[index].reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])
         pose[:3, 3] = self.data.cam_xpos[index]
         return intrinsics, pose
+
+    def points(self) -> np.ndarray:
+        """(P, 3) metres, base frame: where the things of ``scene.POINTS`` are. Privileged."""
+        return np.array([self.data.geom(name).xpos for name in scene.POINTS])
+
+    def project(self, points: np.ndarray, camera: str) -> np.ndarray:
+        """(P, 3) of points (P, 3) in the base frame: x, y in [0, 1] of the contract's image, and 1 if within it, else 0."""
+        size = self.contract.observation.cameras[camera]
+        intrinsics, pose = self.camera_matrix(camera, size.height, size.width)
+        in_camera = (points - pose[:3, 3]) @ pose[:3, :3]  # (P, 3)
+        pixels = in_camera @ intrinsics.T
+        image = pixels[:, :2] / np.maximum(pixels[:, 2:], 1e-6) / [size.width, size.height]
+        within = (in_camera[:, 2] > 0.01) & np.all((image > 0) & (image < 1), axis=1)
+        return np.column_stack([np.where(within[:, None], image, 0.0), within]).astype(np.float32)
 
     def state(self) -> SceneState:
         """The privileged state of now."""

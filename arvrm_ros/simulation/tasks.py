@@ -15,7 +15,7 @@ from arvrm_ros.simulation import scene
 if TYPE_CHECKING:
     from arvrm_ros.simulation.tabletop import SceneState
 
-DRAWER_OPEN, DRAWER_CLOSED = 0.10, 0.02
+DRAWER_OPEN, DRAWER_CLOSED = 0.075, 0.02
 SLIDER_DONE = 0.04
 LIFTED = 0.05
 PUSHED = 0.06
@@ -49,7 +49,7 @@ def _closed(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _opened(rng: np.random.Generator) -> dict[str, Any]:
-    return {"drawer": rng.uniform(0.115, scene.DRAWER_TRAVEL)}
+    return {"drawer": rng.uniform(0.09, scene.DRAWER_TRAVEL)}
 
 
 def _slider(side: float) -> Callable[[np.random.Generator], dict[str, Any]]:
@@ -120,7 +120,7 @@ def _put_in_drawer(color: str) -> Callable[[SceneState, SceneState], bool]:
     return lambda start, now: (
         now.blocks[color][2] < scene.TABLE_TOP - 0.02
         and now.blocks[color][0] > scene.TABLE_FRONT - now.drawer
-        and now.drawer > 0.05
+        and now.drawer > 0.04
         and color not in now.touched
     )
 

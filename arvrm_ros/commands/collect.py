@@ -1,0 +1,53 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""``arvrm collect``: robot episodes and human clips from the simulator."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares ``arvrm collect robot`` and ``arvrm collect human``."""
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    human = kinds.add_parser(
+        "human",
+        help="clips of a human-like hand",
+        description="Makes captioned clips of a human-like hand doing the tasks. Run it again to go on after a stop.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    human.add_argument("--out", type=Path, required=True, help="folder of clips")
+    human.add_argument("--clips", type=int, default=100, help="how many clips there shall be")
+    human.add_argument("--seed", type=int, default=0, help="of the whole collection")
+    robot = kinds.add_parser(
+        "robot",
+        help="episodes of the scripted experts",
+        description="Makes robot episodes of all tasks in turn. Run it again to go on after a stop.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    robot.add_argument("--out", type=Path, required=True, help="folder of episodes")
+    robot.add_argument("--episodes", type=int, default=200, help="how many episodes there shall be")
+    robot.add_argument("--variants", default="ABCD", help="looks of the table to use in turn")
+    robot.add_argument("--robot", default="tabletop", help="contract: a name in config/robots, or a YAML file")
+    robot.add_argument("--seed", type=int, default=0, help="of the whole collection")
+    robot.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    human.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Makes what was asked for."""
+    if args.kind == "robot":
+        from arvrm_ros.contract import load_contract
+        from arvrm_ros.simulation.demonstrations import collect_robot
+
+        contract = load_contract(args.robot)
+        failed = collect_robot(args.out, contract, args.episodes, args.seed, args.workers, args.variants)
+        print(f"{args.episodes - failed} episodes in {args.out}; the expert failed at {failed}")
+        return 0
+    from arvrm_ros.simulation.human import collect_human
+
+    made = collect_human(args.out, args.clips, args.seed, args.workers)
+    print(f"{made} clips made; {args.out} holds {args.clips}")
+    return 0

@@ -1,0 +1,140 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Robot episodes from the scripted experts, with disturbances that the experts recover from."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from arvrm_ros.contract import RobotContract
+from arvrm_ros.data.episodes import Episode, encode_image, write_episode
+from arvrm_ros.errors import MotionRefused
+from arvrm_ros.motion.kinematics import Kinematics
+from arvrm_ros.simulation.experts import SAFE_HEIGHT, Expert
+from arvrm_ros.simulation.scene import VARIANTS
+from arvrm_ros.simulation.servo import PoseServo
+from arvrm_ros.simulation.tabletop import Tabletop
+from arvrm_ros.simulation.tasks import TASKS
+
+MAX_STEPS = 120
+ATTEMPTS = 8
+EVALUATION_SEEDS = 1_000_000
+"""Seeds from here on are kept for evaluation; collection never uses them."""
+
+
+def record_episode(tabletop: Tabletop, task: str, variant: str, seed: int) -> Episode | None:
+    """Lets the expert do a task once.
+
+    Half of the episodes are disturbed once, while nothing is touched: for a few steps the arm drifts off in a random
+    direction, and the expert finds its way back. Those steps are marked.
+
+    Returns:
+        The episode, or None when the expert failed.
+    """
+    rng = np.random.default_rng(seed)
+    tabletop.reset(seed, task, variant)
+    contract, period = tabletop.contract, tabletop.contract.action.step_period
+    start = tabletop.state()
+    expert = Expert(tabletop, task, rng, period)
+    servo = PoseServo(tabletop, Kinematics(contract))
+    drift_at = int(rng.integers(1, 12)) if rng.random() < 0.5 else -1
+    drift_steps, drift = 0, np.zeros(3)
+    cameras = list(contract.observation.cameras)
+    images: dict[str, list[bytes]] = {camera: [] for camera in cameras}
+    points: dict[str, list[np.ndarray]] = {camera: [] for camera in cameras}
+    rows: list[tuple] = []
+    succeeded = False
+    for step in range(MAX_STEPS):
+        observation = tabletop.observation()
+        state = tabletop.state()
+        if step == drift_at and expert.free:
+            drift_steps = int(rng.integers(2, 6))
+            drift = rng.normal(0.0, 1.0, 3)
+            drift *= rng.uniform(0.01, 0.025) / np.linalg.norm(drift)
+        disturbed = drift_steps > 0
+        if disturbed:
+            drift_steps -= 1
+            expert.position = expert.position + drift
+            expert.position[2] = max(expert.position[2], SAFE_HEIGHT)
+            position, quaternion, gripper = expert.command()
+        else:
+            position, quaternion, gripper = expert.act()
+        for camera in cameras:
+            images[camera].append(encode_image(observation.images[camera]))
+            points[camera].append(tabletop.project(tabletop.points(), camera))
+        rows.append((observation.stamp, observation.joint_positions, observation.gripper, position, quaternion, gripper,
+                     disturbed, (state.led, state.bulb)))  # fmt: skip
+        try:
+            servo.move(position, quaternion, gripper, period)
+        except MotionRefused:
+            return None
+        if disturbed and drift_steps == 0:
+            expert.disturbed()
+        succeeded = succeeded or TASKS[task].succeeded(start, tabletop.state())
+        if expert.done:
+            break
+    if not succeeded:
+        return None
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    stamp, joints, gripper, positions, quaternions, command_gripper, disturbed, lights = columns
+    return Episode(
+        contract=contract,
+        instruction=str(rng.choice(TASKS[task].instructions)),
+        stamp=stamp,
+        images=images,
+        joint_positions=joints,
+        gripper=gripper,
+        command_positions=positions,
+        command_quaternions=quaternions,
+        command_gripper=command_gripper,
+        disturbed=disturbed,
+        task=task,
+        variant=variant,
+        seed=seed,
+        points={camera: np.stack(rows) for camera, rows in points.items()},
+        lights=lights.astype(np.float32),
+    )
+
+
+_tabletop: Tabletop | None = None
+
+
+def _record_to(out: Path, contract: RobotContract, variants: str, seed: int, index: int) -> bool:
+    """Records episode ``index`` unless it is there already; False when the expert failed at every attempt."""
+    global _tabletop  # one simulator per worker process: an OpenGL context is expensive to make
+    path = out / f"episode_{index:06d}.npz"
+    if path.is_file():
+        return True
+    if _tabletop is None:
+        _tabletop = Tabletop(contract)
+    tasks = list(TASKS)
+    task, variant = tasks[index % len(tasks)], variants[(index // len(tasks)) % len(variants)]
+    for attempt in range(ATTEMPTS):
+        episode = record_episode(_tabletop, task, variant, (seed + index * ATTEMPTS + attempt) % EVALUATION_SEEDS)
+        if episode is not None:
+            write_episode(path, episode)
+            return True
+    return False
+
+
+def collect_robot(
+    out: Path, contract: RobotContract, episodes: int, seed: int, workers: int, variants: str = "".join(VARIANTS)
+) -> int:
+    """Records episodes into a folder, tasks and variants in turn; those that are there already are kept.
+
+    Returns:
+        How many could not be made because the expert failed at every attempt.
+    """
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    work = partial(_record_to, out, contract, variants, seed)
+    # Threads and OpenGL contexts do not survive a fork.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        done = tqdm(pool.map(work, range(episodes), chunksize=4), total=episodes, unit="episode", desc="robot episodes")
+        return sum(not made for made in done)

@@ -1,0 +1,47 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Leads the simulated arm along end-effector commands one control step at a time, for collecting demonstrations."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial.transform import Rotation, Slerp
+
+from arvrm_ros.motion.kinematics import Kinematics
+from arvrm_ros.simulation.tabletop import Tabletop
+
+CYCLE = 0.01
+"""Seconds between two joint commands."""
+
+
+class PoseServo:
+    """Moves a tabletop's arm to a pose within one control step: straight in position, slerp in orientation."""
+
+    def __init__(self, tabletop: Tabletop, kinematics: Kinematics) -> None:
+        self.tabletop = tabletop
+        self.kinematics = kinematics
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts again from the measured pose."""
+        self._joints = self.tabletop.joint_positions
+        self._position, self._quaternion = self.kinematics.forward(self._joints)
+        self._gripper = self.tabletop.gripper
+
+    def move(self, position: np.ndarray, quaternion: np.ndarray, gripper: float, period: float) -> None:
+        """Runs ``period`` seconds of simulation towards a pose (metres; x, y, z, w) and an opening in [0, 1].
+
+        Raises:
+            MotionRefused: no joint solution on the way.
+        """
+        contract = self.tabletop.contract
+        cycles = round(period / CYCLE)
+        between = Slerp([0, cycles], Rotation.from_quat([self._quaternion, quaternion]))
+        opening_per_cycle = contract.gripper.max_velocity * CYCLE / (contract.gripper.open - contract.gripper.closed)
+        for i in range(1, cycles + 1):
+            point = self._position + (position - self._position) * i / cycles
+            self._joints = self.kinematics.inverse(point, between(i).as_quat(), self._joints, home_pull=0.01)
+            self._gripper += float(np.clip(gripper - self._gripper, -opening_per_cycle, opening_per_cycle))
+            self.tabletop.command(self._joints, self._gripper)
+            self.tabletop.advance(CYCLE)
+        self._position, self._quaternion = position, quaternion
