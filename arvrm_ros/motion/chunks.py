@@ -136,7 +136,12 @@ def blend(
     cross-fade. Past the old path's end the new motion has it all.
 
     Args:
+        old: what is moving now.
+        new: the new motion.
+        new_end: seconds at which it ends.
+        now: seconds at which the fade begins.
         seconds: length of the fade.
+        newest_weight: in (0, 1].
 
     Returns:
         times (T,), values (T, n + 1), rates (T, n + 1).

@@ -1,7 +1,9 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Follows action chunks with joint commands inside the contract's limits. No clock, no ROS, no randomness: the same calls
-give the same commands, on a robot and in an offline evaluation."""
+"""Follows action chunks with joint commands inside the contract's limits.
+
+No clock, no ROS, no randomness: the same calls give the same commands, on a robot and in an offline evaluation.
+"""
 
 from __future__ import annotations
 
@@ -64,8 +66,8 @@ class ChunkExecutor:
 
     A chunk is checked and solved whole when it is accepted, and faded into what is moving; each step then tracks the
     resulting path with an online trajectory generator (Ruckig), so that position and velocity are continuous and
-    velocity, acceleration and jerk stay inside the contract's limits whatever the chunks are. When no chunk follows, the
-    arm comes to rest on the last target.
+    velocity, acceleration and jerk stay inside the contract's limits whatever the chunks are. When no chunk follows,
+    the arm comes to rest on the last target.
 
     All times are seconds of one clock, the one that stamps the chunks. Call :meth:`reset` first, then :meth:`step` at
     a fixed rate and :meth:`measured` with every joint state.
@@ -171,9 +173,11 @@ class ChunkExecutor:
             self.error = (ExecutionCode.NONE, "")
 
     def measured(self, joint_positions: np.ndarray, gripper: float, now: float) -> None:
-        """Joint states (n,) rad, for the watchdogs. Beyond ``watchdogs.tracking_error`` the arm brakes and gives way
-        to where it is measured, instead of pushing on against whatever holds it. Non-finite values count as silence."""
-        del gripper  # a grasped object keeps the fingers from their target: no error
+        """Takes joint states (n,) rad and the gripper's opening, for the watchdogs; non-finite ones count as silence.
+
+        Beyond ``watchdogs.tracking_error`` the arm brakes and gives way to where it is measured, instead of pushing on
+        against whatever holds it. The gripper is not watched: a grasped object keeps it from its target.
+        """
         position = np.asarray(joint_positions, dtype=float)
         if not np.all(np.isfinite(position)):
             return

@@ -1,7 +1,9 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""What has to hold before any motion reaches a controller, whatever the backend. Nothing is clamped: a chunk passes or
-is refused whole with :class:`~arvrm_ros.errors.MotionRefused`."""
+"""What has to hold before any motion reaches a controller, whatever the backend.
+
+Nothing is clamped: a chunk passes or is refused whole with :class:`~arvrm_ros.errors.MotionRefused`.
+"""
 
 from __future__ import annotations
 
@@ -93,11 +95,14 @@ def check_steps(chunk: ActionChunk, first_ahead: int, commanded: np.ndarray, con
 def check_joint_path(positions: np.ndarray, velocities: np.ndarray, spacing: float, contract: RobotContract) -> None:
     """Position, velocity and acceleration limits along a joint path.
 
-    The acceleration is the mean over one step period, which is what a chunk asks for; within it the trajectory generator
-    keeps the instantaneous acceleration and jerk inside the limits.
+    The acceleration is the mean over one step period, which is what a chunk asks for; within it the trajectory
+    generator keeps the instantaneous acceleration and jerk inside the limits.
 
     Args:
-        positions, velocities: (T, n) rad and rad/s at samples ``spacing`` seconds apart.
+        positions: (T, n) rad.
+        velocities: (T, n) rad/s.
+        spacing: seconds between two samples.
+        contract: whose limits hold.
 
     Raises:
         MotionRefused: JOINT_LIMIT.
@@ -126,7 +131,9 @@ def check_cartesian_path(positions: np.ndarray, spacing: float, contract: RobotC
     An arm that starts outside the workspace may come back in: the box is widened to hold the first sample.
 
     Args:
-        positions: (T, 3) metres at samples ``spacing`` seconds apart.
+        positions: (T, 3) metres, base frame.
+        spacing: seconds between two samples.
+        contract: whose limits hold.
 
     Raises:
         MotionRefused: OUT_OF_WORKSPACE or STEP_TOO_LARGE.
@@ -159,7 +166,8 @@ def check_joint_states(measured_at: float | None, now: float, contract: RobotCon
     if now - measured_at > source.max_age:
         raise MotionRefused(
             ExecutionCode.STALE_JOINT_STATES,
-            f"the newest joint states on {source.topic} are {now - measured_at:.2f} s old; the limit is {source.max_age} s",
+            f"the newest joint states on {source.topic} are {now - measured_at:.2f} s old; "
+            f"the limit is {source.max_age} s",
         )
 
 
