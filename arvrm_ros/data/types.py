@@ -106,7 +106,14 @@ class HumanClip:
 
 @dataclass
 class RetrievedMotion:
-    """A clip that the retrieval found, with its score (method: language + visual similarity) and the two parts of it."""
+    """A clip that the retrieval found.
+
+    Attributes:
+        clip: the clip.
+        score: AR-VRM's sum, ``language_score + T * visual_score`` over T aligned frames.
+        language_score: cosine of the text features, in [-1, 1].
+        visual_score: mean over the T frames of the image features' cosines, in [-1, 1].
+    """
 
     clip: HumanClip
     score: float

@@ -1,0 +1,244 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The human-motion database: clips with caption, features and hand keypoints in one LanceDB table."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import warnings
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from arvrm_ros.data.types import HAND_KEYPOINTS, HumanClip
+from arvrm_ros.errors import DataError
+
+SCHEMA_VERSION = 1
+_VERSION_KEY, _FEATURES_KEY = b"arvrm_schema_version", b"arvrm_features"
+
+# Lists are flat; `frames` and the number of keypoints give the shapes back. Keypoints in float16 are exact to
+# 0.0005 of the image, a quarter of a pixel at 640 pixels and below the landmarker's own error.
+_COLUMNS = [
+    pa.field("clip_id", pa.string(), nullable=False),
+    pa.field("caption", pa.string(), nullable=False),
+    pa.field("task", pa.string(), nullable=False),
+    pa.field("video", pa.string(), nullable=False),
+    pa.field("frame_period", pa.float64(), nullable=False),
+    pa.field("frames", pa.int32(), nullable=False),
+    pa.field("keypoints", pa.list_(pa.float16()), nullable=False),
+    pa.field("visible", pa.list_(pa.bool_()), nullable=False),
+    pa.field("language", pa.list_(pa.float32()), nullable=False),
+    pa.field("visual", pa.list_(pa.float16()), nullable=False),
+    pa.field("thumbnail", pa.binary(), nullable=False),
+]
+
+
+class MotionDatabase:
+    """Human clips in a LanceDB table; the path or URI ends in ``NAME.lance``. Every :meth:`add` is one transaction.
+
+    Attributes:
+        uri: where it is.
+        features: what the stored features were made with, e.g. the image encoder's fingerprint.
+    """
+
+    def __init__(self, uri: str, table: Any) -> None:
+        """For :meth:`open` and :meth:`create`."""
+        self.uri = uri
+        self._table = table
+        self.features: dict[str, str] = json.loads(table.schema.metadata[_FEATURES_KEY])
+        self._clips: list[HumanClip] | None = None
+
+    @classmethod
+    def create(cls, uri: str | Path, features: dict[str, str] | None = None) -> MotionDatabase:
+        """Makes an empty database.
+
+        Args:
+            uri: path or URI ending in ``.lance``.
+            features: see the attribute.
+
+        Raises:
+            DataError: there is one already, or the place cannot be written.
+        """
+        connection, name = _connect(uri)
+        metadata = {_VERSION_KEY: str(SCHEMA_VERSION).encode(), _FEATURES_KEY: json.dumps(features or {}).encode()}
+        try:
+            table = connection.create_table(name, schema=pa.schema(_COLUMNS, metadata=metadata))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DataError(f"cannot make the motion database {uri}: {_first_line(error)}") from None
+        return cls(str(uri), table)
+
+    @classmethod
+    def open(cls, uri: str | Path) -> MotionDatabase:
+        """Opens a database, which may be empty.
+
+        Raises:
+            DataError: there is none, it is not one of ours, damaged, or written by a newer version.
+        """
+        connection, name = _connect(uri, make=False)
+        try:
+            table = connection.open_table(name)
+            metadata = table.schema.metadata or {}
+        except (OSError, ValueError, RuntimeError) as error:
+            if "://" in str(uri) or Path(uri).exists():
+                raise DataError(f"the motion database {uri} cannot be opened: {_first_line(error)}") from None
+            raise _missing(uri) from None
+        version = int(metadata.get(_VERSION_KEY, b"0"))
+        if version == 0:
+            raise DataError(f"{uri} is a Lance table but not a motion database: make one with `arvrm db build`")
+        if version > SCHEMA_VERSION:
+            raise DataError(
+                f"the motion database {uri} has schema version {version}, this arvrm_ros reads up to "
+                f"{SCHEMA_VERSION}: update arvrm_ros, or build the database again"
+            )
+        return cls(str(uri), table)
+
+    def add(self, clips: Sequence[HumanClip], thumbnails: Sequence[bytes] | None = None) -> None:
+        """Appends clips in one transaction.
+
+        Args:
+            clips: their features must have the same sizes as those already there.
+            thumbnails: per clip a JPEG for reports; b"" when there is none.
+
+        Raises:
+            DataError: a clip is malformed, or its id is taken; nothing is added then.
+        """
+        if not clips:
+            return
+        known = self.ids()
+        first = next(iter(self._read(limit=1)), clips[0])
+        for clip in clips:
+            check_clip(clip)
+            if clip.clip_id in known:
+                raise DataError(f"clip {clip.clip_id} is in {self.uri} already")
+            if (clip.language.shape, clip.visual.shape[1]) != (first.language.shape, first.visual.shape[1]):
+                raise DataError(f"clip {clip.clip_id} has features of another size than the rest of {self.uri}")
+            known.add(clip.clip_id)
+        rows = [
+            {
+                "clip_id": clip.clip_id,
+                "caption": clip.caption,
+                "task": clip.task,
+                "video": clip.video,
+                "frame_period": clip.frame_period,
+                "frames": len(clip.keypoints),
+                "keypoints": np.asarray(clip.keypoints, np.float16).ravel(),
+                "visible": np.asarray(clip.visible, bool),
+                "language": np.asarray(clip.language, np.float32),
+                "visual": np.asarray(clip.visual, np.float16).ravel(),
+                "thumbnail": thumbnail,
+            }
+            for clip, thumbnail in zip(clips, thumbnails or [b""] * len(clips), strict=True)
+        ]
+        self._table.add(pa.Table.from_pylist(rows, schema=pa.schema(_COLUMNS)))
+        self._clips = None
+
+    def compact(self) -> None:
+        """Merges the files that many :meth:`add` left behind and drops old versions."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "optimize")  # that readers of old versions fail is wanted here
+            self._table.optimize(cleanup_older_than=timedelta(0))
+
+    def __len__(self) -> int:
+        return int(self._table.count_rows())
+
+    def ids(self) -> set[str]:
+        """The ids of all clips."""
+        return set(self._table.search().select(["clip_id"]).limit(None).to_arrow()["clip_id"].to_pylist())
+
+    def clips(self) -> list[HumanClip]:
+        """All clips in the order they were added; read once, then kept."""
+        if self._clips is None:
+            self._clips = self._read()
+        return self._clips
+
+    def _read(self, limit: int | None = None) -> list[HumanClip]:
+        columns = [field.name for field in _COLUMNS if field.name != "thumbnail"]
+        return [_clip(row) for row in _rows(self._table.search().select(columns).limit(limit).to_arrow())]
+
+    def thumbnails(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """JPEGs of some clips: four frames side by side with the hand that the landmarker found."""
+        wanted = ", ".join("'" + i.replace("'", "''") + "'" for i in ids)
+        if not wanted:
+            return {}
+        query = self._table.search().where(f"clip_id IN ({wanted})").select(["clip_id", "thumbnail"]).limit(None)
+        return {row["clip_id"]: row["thumbnail"] for row in query.to_arrow().to_pylist()}
+
+
+def check_clip(clip: HumanClip) -> None:
+    """Checks a clip's shapes and numbers.
+
+    Raises:
+        DataError: what is wrong with it.
+    """
+    frames = len(clip.keypoints)
+    problems = [
+        ("no id", not clip.clip_id),
+        ("no frames", frames == 0),
+        ("keypoints that are not (T, 21, 3)", clip.keypoints.shape[1:] != (len(HAND_KEYPOINTS), 3)),
+        ("visible that is not (T,)", clip.visible.shape != (frames,)),
+        ("visual features that are not (T, d)", clip.visual.ndim != 2 or len(clip.visual) != frames),
+        ("a language feature that is not (d,)", clip.language.ndim != 1),
+        ("a frame period that is not positive", not clip.frame_period > 0),
+        (
+            "numbers that are not finite",
+            not all(np.isfinite(a).all() for a in (clip.keypoints, clip.language, clip.visual)),
+        ),
+    ]
+    if wrong := [text for text, bad in problems if bad]:
+        raise DataError(f"clip {clip.clip_id!r} has {', '.join(wrong)}")
+
+
+def _connect(uri: str | Path, make: bool = True) -> tuple[Any, str]:
+    import lancedb  # imported late: it takes a second
+
+    text = str(uri).rstrip("/")
+    folder, _, file = text.rpartition("/")
+    if not file.endswith(".lance") or file == ".lance":
+        raise DataError(f"a motion database is named NAME.lance, not {file!r}")
+    if not make and "://" not in text and not Path(text).exists():
+        raise _missing(uri)  # connecting would make the folder
+    try:
+        return lancedb.connect(folder or ("/" if text.startswith("/") else ".")), file.removesuffix(".lance")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"cannot reach {uri}: {_first_line(error)}") from None
+
+
+def _missing(uri: str | Path) -> DataError:
+    return DataError(f"there is no motion database {uri}: make one with `arvrm db build CLIPS_FOLDER --out {uri}`")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows as dictionaries, lists as NumPy views (to_pylist would make a Python object of every number)."""
+    columns: dict[str, list[Any]] = {}
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if pa.types.is_list(column.type):
+            values, offsets = column.values.to_numpy(zero_copy_only=False), column.offsets.to_numpy()
+            columns[name] = [values[a:b] for a, b in itertools.pairwise(offsets)]
+        else:
+            columns[name] = column.to_pylist()
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _clip(row: dict[str, Any]) -> HumanClip:
+    frames = row["frames"]
+    return HumanClip(
+        clip_id=row["clip_id"],
+        caption=row["caption"],
+        frame_period=row["frame_period"],
+        keypoints=row["keypoints"].reshape(frames, len(HAND_KEYPOINTS), 3).astype(np.float32),
+        visible=row["visible"].astype(bool),
+        language=row["language"].astype(np.float32),
+        visual=row["visual"].reshape(frames, -1).astype(np.float32),
+        video=row["video"],
+        task=row["task"],
+    )

@@ -1,0 +1,159 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The motion database and its search, against the formula written out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from arvrm_ros.data.types import HumanClip
+from arvrm_ros.errors import DataError
+from arvrm_ros.retrieval.database import SCHEMA_VERSION, MotionDatabase
+from arvrm_ros.retrieval.search import MotionSearch, align, confidence, resample, search
+
+
+def unit(values: np.ndarray) -> np.ndarray:
+    return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def make_clip(index: int, frames: int = 12) -> HumanClip:
+    rng = np.random.default_rng(index)
+    return HumanClip(
+        clip_id=f"clip_{index}",
+        caption=f"it's caption {index}",
+        frame_period=0.1,
+        keypoints=rng.random((frames, 21, 3), dtype=np.float32),
+        visible=rng.random(frames) < 0.8,
+        language=unit(rng.normal(size=16)),
+        visual=unit(rng.normal(size=(frames, 8))),
+        video=f"videos/{index}.mp4",
+        task="open_drawer",
+    )
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> MotionDatabase:
+    database = MotionDatabase.create(tmp_path / "clips.lance", {"image_encoder": "abc"})
+    clips = [make_clip(i, frames) for i, frames in enumerate((12, 5, 30, 1, 10, 12))]
+    database.add(clips[:4])
+    database.add(clips[4:], [b"jpeg 4", b"jpeg 5"])
+    return database
+
+
+def test_what_went_in_comes_out(database: MotionDatabase) -> None:
+    database.compact()
+    again = MotionDatabase.open(database.uri)
+    assert again.features == {"image_encoder": "abc"}
+    assert len(again) == 6
+    assert again.ids() == {f"clip_{i}" for i in range(6)}
+    for index, clip in enumerate(again.clips()):
+        expected = make_clip(index, len(clip.keypoints))
+        assert (clip.clip_id, clip.caption, clip.video, clip.task, clip.frame_period) == (
+            expected.clip_id, expected.caption, expected.video, expected.task, 0.1
+        )  # fmt: skip
+        np.testing.assert_array_equal(clip.visible, expected.visible)
+        np.testing.assert_array_equal(clip.language, expected.language)
+        np.testing.assert_allclose(clip.visual, expected.visual, atol=5e-4)
+        np.testing.assert_allclose(clip.keypoints, expected.keypoints, atol=5e-4)
+    assert again.thumbnails(["clip_5", "clip_0", "it's none"]) == {"clip_5": b"jpeg 5", "clip_0": b""}
+
+
+def test_search_is_the_papers_formula(database: MotionDatabase) -> None:
+    rng = np.random.default_rng(99)
+    for length in (1, 4, 10, 14):
+        language, visual = unit(rng.normal(size=16)), unit(rng.normal(size=(length, 8)))
+        history = [
+            visual[max(0, length - 10 + t)] if length >= 10 else visual[max(0, t - (10 - length))] for t in range(10)
+        ]
+        expected = {}
+        for clip in database.clips():
+            frames = [clip.visual[round(t * (len(clip.visual) - 1) / 9)] for t in range(10)]
+            cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(history, frames, strict=True)]
+            expected[clip.clip_id] = float(clip.language @ language + sum(cosines))
+        found = search(database, language, visual, k=4)
+        assert [m.clip.clip_id for m in found] == sorted(expected, key=lambda i: -expected[i])[:4]
+        for motion in found:
+            assert motion.score == pytest.approx(expected[motion.clip.clip_id], abs=1e-5)
+            assert motion.score == pytest.approx(motion.language_score + 10 * motion.visual_score, abs=1e-5)
+
+
+def test_a_clip_finds_itself(database: MotionDatabase) -> None:
+    clip = database.clips()[2]
+    result = MotionSearch(database).search(clip.language, resample(clip.visual, 10), k=1)
+    assert result.motions[0].clip is clip
+    assert result.motions[0].language_score == pytest.approx(1, abs=1e-3)
+    assert result.motions[0].visual_score == pytest.approx(1, abs=1e-3)
+    assert result.confidence > 0.99
+
+
+def test_language_weight_and_modes(database: MotionDatabase) -> None:
+    language, visual = database.clips()[1].language, database.clips()[4].visual
+    assert MotionSearch(database).search(language, visual, 1).motions[0].clip.clip_id == "clip_4"
+    assert MotionSearch(database, language_weight=100).search(language, visual, 1).motions[0].clip.clip_id == "clip_1"
+    searcher = MotionSearch(database)
+    assert searcher.search(language, visual, 3, "none").motions == []
+    first, second = (searcher.search(language, visual, 3, "random").motions for _ in range(2))
+    assert len({m.clip.clip_id for m in first}) == 3
+    assert [m.clip.clip_id for m in first] == [m.clip.clip_id for m in second]
+    with pytest.raises(DataError, match="unknown retrieval mode 'best'"):
+        searcher.search(language, visual, 3, "best")
+    with pytest.raises(DataError, match="other encoders"):
+        searcher.search(language[:7], visual, 3)
+
+
+def test_empty_database_answers_with_nothing(tmp_path: Path) -> None:
+    database = MotionDatabase.create(tmp_path / "empty.lance")
+    assert len(MotionDatabase.open(database.uri)) == 0
+    result = MotionSearch(database).search(np.ones(16, np.float32), np.ones((1, 8), np.float32), 4)
+    assert result.motions == []
+    assert result.confidence == 0
+
+
+def test_databases_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no motion database .* `arvrm db build"):
+        MotionDatabase.open(tmp_path / "nowhere" / "x.lance")
+    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(DataError, match=r"NAME\.lance"):
+        MotionDatabase.open(tmp_path / "folder")
+    (tmp_path / "damaged.lance").mkdir()
+    with pytest.raises(DataError, match=r"damaged\.lance cannot be opened"):
+        MotionDatabase.open(tmp_path / "damaged.lance")
+    schema = pa.schema([pa.field("clip_id", pa.string())])
+    connection = lancedb.connect(tmp_path)
+    connection.create_table("other", schema=schema)
+    with pytest.raises(DataError, match="not a motion database"):
+        MotionDatabase.open(tmp_path / "other.lance")
+    connection.create_table("newer", schema=schema.with_metadata({"arvrm_schema_version": str(SCHEMA_VERSION + 1)}))
+    with pytest.raises(DataError, match=r"schema version 2.*update arvrm_ros"):
+        MotionDatabase.open(tmp_path / "newer.lance")
+
+
+def test_malformed_clips_are_refused_whole(database: MotionDatabase) -> None:
+    good, broken, other = make_clip(10), make_clip(11), make_clip(12)
+    broken.visual[3, 2] = np.nan
+    other.language = other.language[:5]
+    for clips, message in (
+        ([good, broken], "'clip_11' has numbers that are not finite"),
+        ([good, make_clip(0)], "clip_0 is in .* already"),
+        ([good, good], "clip_10 is in .* already"),
+        ([good, other], "another size"),
+        ([other], "another size"),
+    ):
+        with pytest.raises(DataError, match=message):
+            database.add(clips)
+    assert len(database) == 6
+    with pytest.raises(DataError, match="cannot make the motion database"):
+        MotionDatabase.create(database.uri)
+
+
+def test_alignment_and_confidence() -> None:
+    rows = np.arange(4)[:, None]
+    assert align(rows, 6).ravel().tolist() == [0, 0, 0, 1, 2, 3]
+    assert align(rows, 2).ravel().tolist() == [2, 3]
+    assert resample(rows, 7).ravel().tolist() == [0, 0, 1, 2, 2, 2, 3]
+    assert confidence(0.3) < 0.01 < 0.4 < confidence(0.66) < 0.6 < 0.99 < confidence(0.9)
