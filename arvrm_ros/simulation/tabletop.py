@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict, dataclass
 
@@ -16,6 +17,8 @@ from arvrm_ros.errors import ArvrmError
 from arvrm_ros.simulation import scene
 from arvrm_ros.simulation.scene import ROBOT
 from arvrm_ros.simulation.tasks import TASKS
+
+FINGER2 = "panda_finger_joint2"  # mirrors the contract's gripper joint
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,16 @@ class SceneState:
         return json.dumps(asdict(self))
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything a picture needs of a tabletop at one time; see :meth:`Tabletop.snapshot`."""
+
+    variant: str
+    data: mujoco.MjData
+    led: bool
+    bulb: bool
+
+
 class Tabletop:
     """A simulated robot at a table.
 
@@ -70,7 +83,8 @@ class Tabletop:
         joints = [*self.contract.joints, self.contract.gripper.joint]
         self._q = [self.model.joint(ROBOT + name).qposadr[0] for name in joints]
         self._v = [self.model.joint(ROBOT + name).dofadr[0] for name in joints]
-        self._finger2 = self.model.joint(ROBOT + "panda_finger_joint2").qposadr[0]
+        self._finger2 = self.model.joint(ROBOT + FINGER2).qposadr[0]
+        self._measured_v = [*self._v, self.model.joint(ROBOT + FINGER2).dofadr[0]]
         self._tcp = self.model.body(ROBOT + self.contract.end_effector_frame).id
         fingers = [self.model.body(ROBOT + name).id for name in ("panda_leftfinger", "panda_rightfinger")]
         self._fingers = set(np.flatnonzero(np.isin(self.model.geom_bodyid, fingers)))
@@ -164,6 +178,16 @@ class Tabletop:
         return float(self.data.qvel[self._v[-1]])
 
     @property
+    def finger_joints(self) -> tuple[str, str]:
+        """Names of the two finger joints."""
+        return (self.contract.gripper.joint, FINGER2)
+
+    def joint_state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions, velocities and efforts of the arm's joints and both fingers: (n + 2,) each, SI units."""
+        v = self._measured_v
+        return self.data.qpos[[*self._q, self._finger2]], self.data.qvel[v], self.data.qfrc_actuator[v]
+
+    @property
     def gripper(self) -> float:
         """Measured opening in [0, 1]."""
         return self.contract.gripper.opening(self.finger_position)
@@ -195,6 +219,17 @@ class Tabletop:
             self._bulb = bool(angle > 0)
 
     # What can be seen.
+
+    def snapshot(self) -> Snapshot:
+        """The present state, for another tabletop to render in its own thread (OpenGL contexts belong to one)."""
+        return Snapshot(self.variant, copy.copy(self.data), self._led, self._bulb)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Takes over another tabletop's state."""
+        if snapshot.variant != self.variant:
+            self._load(snapshot.variant)
+        mujoco.mj_copyData(self.data, self.model, snapshot.data)
+        self._led, self._bulb = snapshot.led, snapshot.bulb
 
     def render(self, camera: str | mujoco.MjvCamera, height: int | None = None, width: int | None = None) -> np.ndarray:
         """An image (H, W, 3) uint8 RGB from a named camera (static, gripper, side) or a free one.
