@@ -28,9 +28,9 @@ THUMB_RADII = np.array([0.0125, 0.0105, 0.0090])
 # Flexion of knuckle, middle and end joint (rad) per finger, index to little.
 OPEN_FLEXION = np.array([[0.30, 0.40, 0.20], [0.30, 0.45, 0.25], [0.35, 0.50, 0.30], [0.40, 0.50, 0.30]])
 PINCH_FLEXION = np.array([[0.80, 0.85, 0.35], [0.75, 0.75, 0.40], [0.65, 0.75, 0.40], [0.60, 0.70, 0.40]])
-POINT_FLEXION = np.array([[0.25, 0.25, 0.15], [1.10, 1.20, 0.70], [1.20, 1.25, 0.75], [1.20, 1.25, 0.75]])
+POINT_FLEXION = np.array([[0.25, 0.25, 0.15], [0.65, 0.85, 0.50], [0.80, 1.00, 0.60], [0.85, 1.05, 0.60]])
 OPEN_THUMB_TIP = np.array([-0.075, 0.095, -0.035])
-POINT_THUMB_TIP = np.array([-0.030, 0.088, -0.048])
+POINT_THUMB_TIP = np.array([-0.050, 0.095, -0.045])
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class CapsuleHand:
                 np.array([*self.skin, 1.0], dtype=np.float32),
             )
             _matte(geom)
-        elbow, cuff = ((np.array([0.0, y, -0.004]) * self._scale for y in (-0.26, -0.055)))
+        elbow, cuff = (np.array([0.0, y, -0.004]) * self._scale for y in (-0.40, -0.055))
         ends = _transform(world_from_hand, np.stack([np.zeros(3), cuff, elbow]))
         self._add_capsule(scene, ends[0], ends[2], self.size * 0.026, self.skin)
         if self.sleeve is not None:
@@ -184,9 +184,7 @@ def _capsules() -> tuple[tuple[tuple[tuple[int, float], ...], tuple[tuple[int, f
     for finger in range(4):
         knuckle = 5 + 4 * finger
         capsules.append((((0, 0.75), (knuckle, 0.25)), ((knuckle, 1.0),), 0.0115))
-        capsules += [
-            (((knuckle + i, 1.0),), ((knuckle + i + 1, 1.0),), FINGER_RADII[finger, i]) for i in range(3)
-        ]
+        capsules += [(((knuckle + i, 1.0),), ((knuckle + i + 1, 1.0),), FINGER_RADII[finger, i]) for i in range(3)]
     return tuple(capsules)
 
 
