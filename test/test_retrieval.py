@@ -40,6 +40,7 @@ def make_clip(index: int, frames: int = 12) -> HumanClip:
 def database(tmp_path: Path) -> MotionDatabase:
     database = MotionDatabase.create(tmp_path / "clips.lance", {"image_encoder": "abc"})
     clips = [make_clip(i, frames) for i, frames in enumerate((12, 5, 30, 1, 10, 12))]
+    clips[5].visual = clips[5].visual[::3]  # fewer image features than frames
     database.add(clips[:4])
     database.add(clips[4:], [b"jpeg 4", b"jpeg 5"])
     return database
@@ -58,7 +59,7 @@ def test_what_went_in_comes_out(database: MotionDatabase) -> None:
         )  # fmt: skip
         np.testing.assert_array_equal(clip.visible, expected.visible)
         np.testing.assert_array_equal(clip.language, expected.language)
-        np.testing.assert_allclose(clip.visual, expected.visual, atol=5e-4)
+        np.testing.assert_allclose(clip.visual, expected.visual[:: 3 if index == 5 else 1], atol=5e-4)
         np.testing.assert_allclose(clip.keypoints, expected.keypoints, atol=5e-4)
     assert again.thumbnails(["clip_5", "clip_0", "it's none"]) == {"clip_5": b"jpeg 5", "clip_0": b""}
 

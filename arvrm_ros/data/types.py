@@ -88,7 +88,7 @@ class HumanClip:
         keypoints: (T, 21, 3) float32, as in :class:`HandDetection`.
         visible: (T,) bool; False where no hand was found and the row was interpolated.
         language: (d_l,) float32 unit text feature of the caption.
-        visual: (T, d_o) float32 unit image feature per frame.
+        visual: (T, d_o) float32 unit image feature per frame, or fewer rows evenly spread over the clip.
         video: path or URI of the video, "" when there is none.
         task: id of the task when it is known (simulated clips); "" otherwise. Never shown to the policy.
     """

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -241,3 +242,45 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
         return image
     shrinks = height * width < image.shape[0] * image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+class FrameSets:
+    """Joins the frames of several cameras into sets whose capture times lie close together, at a limited rate.
+
+    The newest frame of each camera waits for the others. A set is complete when all its times lie within half a
+    period; nothing of an incomplete set ever comes out.
+    """
+
+    def __init__(self, names: Iterable[str], period: float) -> None:
+        """Begins with nothing.
+
+        Args:
+            names: the cameras.
+            period: seconds between two sets. Cameras that are faster are thinned out.
+        """
+        self._newest: dict[str, tuple[float, Any] | None] = dict.fromkeys(names)
+        self._period = period
+        self._last = -float("inf")
+
+    def add(self, name: str, stamp: float, frame: Any) -> dict[str, tuple[float, Any]] | None:
+        """Takes a camera's frame; when that completes a set, gives it: per camera the capture time and the frame.
+
+        Args:
+            name: of the camera.
+            stamp: capture time, seconds. When it goes back by more than a period, time has begun anew.
+            frame: anything.
+        """
+        if stamp < self._last - self._period:
+            self._newest = dict.fromkeys(self._newest)
+            self._last = -float("inf")
+        # A quarter of a period of jitter is let through: a camera of exactly the wanted rate loses nothing.
+        if stamp - self._last < 0.75 * self._period:
+            return None
+        self._newest[name] = (stamp, frame)
+        found = {name: entry for name, entry in self._newest.items() if entry is not None}
+        stamps = [stamp for stamp, _ in found.values()]
+        if len(found) < len(self._newest) or max(stamps) - min(stamps) > 0.5 * self._period:
+            return None
+        self._last = min(stamps)
+        self._newest = dict.fromkeys(self._newest)
+        return found

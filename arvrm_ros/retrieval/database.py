@@ -34,6 +34,7 @@ _COLUMNS = [
     pa.field("visible", pa.list_(pa.bool_()), nullable=False),
     pa.field("language", pa.list_(pa.float32()), nullable=False),
     pa.field("visual", pa.list_(pa.float16()), nullable=False),
+    pa.field("visual_frames", pa.int32(), nullable=False),
     pa.field("thumbnail", pa.binary(), nullable=False),
 ]
 
@@ -130,6 +131,7 @@ class MotionDatabase:
                 "visible": np.asarray(clip.visible, bool),
                 "language": np.asarray(clip.language, np.float32),
                 "visual": np.asarray(clip.visual, np.float16).ravel(),
+                "visual_frames": len(clip.visual),
                 "thumbnail": thumbnail,
             }
             for clip, thumbnail in zip(clips, thumbnails or [b""] * len(clips), strict=True)
@@ -181,7 +183,7 @@ def check_clip(clip: HumanClip) -> None:
         ("no frames", frames == 0),
         ("keypoints that are not (T, 21, 3)", clip.keypoints.shape[1:] != (len(HAND_KEYPOINTS), 3)),
         ("visible that is not (T,)", clip.visible.shape != (frames,)),
-        ("visual features that are not (T, d)", clip.visual.ndim != 2 or len(clip.visual) != frames),
+        ("visual features that are not (T, d)", clip.visual.ndim != 2 or len(clip.visual) == 0),
         ("a language feature that is not (d,)", clip.language.ndim != 1),
         ("a frame period that is not positive", not clip.frame_period > 0),
         (
@@ -238,7 +240,7 @@ def _clip(row: dict[str, Any]) -> HumanClip:
         keypoints=row["keypoints"].reshape(frames, len(HAND_KEYPOINTS), 3).astype(np.float32),
         visible=row["visible"].astype(bool),
         language=row["language"].astype(np.float32),
-        visual=row["visual"].reshape(frames, -1).astype(np.float32),
+        visual=row["visual"].reshape(row["visual_frames"], -1).astype(np.float32),
         video=row["video"],
         task=row["task"],
     )

@@ -1,0 +1,127 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""``arvrm db``: builds, searches and describes the human-motion database."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from arvrm_ros.errors import DataError
+from arvrm_ros.resources import resource
+from arvrm_ros.retrieval.building import BuildOptions, build, encoder_fingerprints
+from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.retrieval.search import MODES, MotionSearch
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares ``arvrm db build``, ``search`` and ``stats``."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    options = BuildOptions()
+    style = argparse.ArgumentDefaultsHelpFormatter
+    making = actions.add_parser(
+        "build",
+        help="make or extend a database from a folder of clips",
+        description="Adds the clips that are not in the database yet; run it again to go on after a stop.",
+        formatter_class=style,
+    )
+    making.add_argument("clips", type=Path, help="folder of clips, e.g. of `arvrm collect human`")
+    making.add_argument("--out", required=True, help="the database, path or URI of a NAME.lance")
+    making.add_argument("--rate", type=float, default=options.rate, help="frames per second of the tracks")
+    making.add_argument(
+        "--min-visible", type=float, default=options.min_visible, help="share of frames with a hand that a clip needs"
+    )
+    making.add_argument(
+        "--max-gap", type=float, default=options.max_gap, help="seconds without a hand that are filled at most"
+    )
+    making.add_argument(
+        "--visual-frames",
+        type=int,
+        default=options.visual_frames,
+        help="image features kept per clip; 0: one per frame (10 are enough for the search)",
+    )
+    making.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+
+    shipped = resource("checkpoints", "human_motions.lance")
+    finding = actions.add_parser("search", help="find clips by text and image", formatter_class=style)
+    finding.add_argument("text", help="instruction")
+    finding.add_argument("--db", default=str(shipped), help="the database")
+    finding.add_argument("--image", type=Path, help="what the robot's camera sees; without it only the text counts")
+    finding.add_argument("-k", type=int, default=4, help="clips wanted")
+    finding.add_argument("--mode", choices=MODES[:2], default=MODES[0], help="how clips are chosen")
+    finding.add_argument("--language-weight", type=float, default=1.0, help="factor of the text in the score")
+    stats = actions.add_parser("stats", help="what is in a database", formatter_class=style)
+    stats.add_argument("--db", default=str(shipped), help="the database")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the chosen action; returns the exit status."""
+    return {"build": _build, "search": _search, "stats": _stats}[args.action](args)
+
+
+def _build(args: argparse.Namespace) -> int:
+    options = BuildOptions(
+        rate=args.rate, min_visible=args.min_visible, max_gap=args.max_gap, visual_frames=args.visual_frames
+    )
+    features = encoder_fingerprints()
+    if Path(args.out).exists():
+        database = MotionDatabase.open(args.out)
+        if database.features != features:
+            raise DataError(f"{args.out} was made with other encoders: give another --out, or remove it first")
+    else:
+        database = MotionDatabase.create(args.out, features)
+    counts = build(database, args.clips, options, args.workers)
+    for what, count in counts.most_common():
+        print(f"{count:6d}  {what if what in ('added', 'already there') else f'rejected: {what}'}")
+    print(f"{len(database):6d}  clips in {args.out}")
+    return 0 if len(database) else 1
+
+
+def _search(args: argparse.Namespace) -> int:
+    import cv2
+
+    from arvrm_ros.perception.image_encoder import ImageEncoder
+    from arvrm_ros.perception.text_encoder import TextEncoder
+
+    searcher = MotionSearch(MotionDatabase.open(args.db), language_weight=args.language_weight)
+    if not searcher.clips:
+        print(f"{args.db} is empty")
+        return 1
+    language = TextEncoder().encode([args.text])[0]
+    visual = np.zeros((1, searcher.clips[0].visual.shape[1]), np.float32)
+    if args.image:
+        image = cv2.imread(str(args.image), cv2.IMREAD_COLOR)
+        if image is None:
+            raise DataError(f"{args.image} is not an image")
+        encoder = ImageEncoder.load()
+        visual = encoder.visual_feature(encoder.encode(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)[None]))
+    result = searcher.search(language, visual, args.k, args.mode)
+    print(f"confidence {result.confidence:.2f}")
+    print(" score   text  image  clip")
+    for motion in result.motions:
+        print(
+            f"{motion.score:6.3f} {motion.language_score:6.3f} {motion.visual_score:6.3f}  "
+            f"{motion.clip.clip_id}: {motion.clip.caption}"
+        )
+    return 0
+
+
+def _stats(args: argparse.Namespace) -> int:
+    database = MotionDatabase.open(args.db)
+    clips = database.clips()
+    print(f"{args.db}: {len(clips)} clips")
+    for name, value in database.features.items():
+        print(f"  {name.replace('_', ' ')}: {value}")
+    if not clips:
+        return 0
+    seconds = sum(len(clip.keypoints) * clip.frame_period for clip in clips)
+    visible = np.concatenate([clip.visible for clip in clips])
+    print(f"  {seconds:.0f} s of motion, hand found in {visible.mean():.1%} of {len(visible)} frames")
+    print(f"  {len({clip.caption for clip in clips})} captions; clips per task:")
+    for task, count in sorted(Counter(clip.task or "unknown" for clip in clips).items()):
+        print(f"  {count:6d}  {task}")
+    return 0

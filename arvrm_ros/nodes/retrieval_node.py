@@ -1,0 +1,214 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Human-video retrieval: for each instruction, the human clips that do a similar thing in a similar scene."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from rclpy.clock import Clock, ClockType
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+
+from arvrm_ros.errors import DataError
+from arvrm_ros.msg import RetrievedMotions
+from arvrm_ros.nodes import qos
+from arvrm_ros.nodes.conversions import MessageError, message_to_image, retrieved_to_message, to_seconds
+from arvrm_ros.nodes.lifecycle import ManagedNode, StreamWatch, run_node
+from arvrm_ros.nodes.parameters import Parameters, parameter
+from arvrm_ros.perception.image_encoder import ImageEncoder
+from arvrm_ros.perception.text_encoder import TextEncoder
+from arvrm_ros.resources import resource
+from arvrm_ros.retrieval.building import encoder_fingerprints
+from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.retrieval.search import HISTORY, MODES, MotionSearch, SearchResult
+
+
+@dataclass(frozen=True)
+class RetrievalParameters(Parameters):
+    """Parameters of :class:`RetrievalNode`."""
+
+    mode: str = parameter("database", "how clips are chosen (random and none are ablations)", choices=MODES)
+    k: int = parameter(4, "clips retrieved", low=1, high=64)
+    database: str = parameter("", "motion database, path or URI of a NAME.lance; empty for the shipped one")
+    language_weight: float = parameter(1.0, "factor of the language term of the score", low=0.0, high=1000.0)
+    refresh: float = parameter(
+        0.0, "search again this long after the last search, with the images since; 0: once per instruction",
+        unit="s", low=0.0, high=60.0,
+    )  # fmt: skip
+    silence: float = parameter(1.0, "time without an image after which it is reported", unit="s", low=0.1, high=60.0)
+
+
+class RetrievalNode(ManagedNode):
+    """Searches in a thread of its own, with the images that were captured after the instruction came."""
+
+    def __init__(self) -> None:
+        super().__init__("retrieval_node", RetrievalParameters)
+        self._entities: list[tuple[Any, Any]] = []
+        self._search: MotionSearch | None = None
+        self._thread: threading.Thread | None = None
+        self._timer: Any = None
+        self._wake = threading.Condition()
+        self._running = False
+        self._instruction = ""
+        self._since = 0.0  # ROS time at which the instruction came
+        self._due: float | None = None  # monotonic time of the next search; None: none is due
+        self._history: deque[tuple[float, np.ndarray]] = deque(maxlen=HISTORY)
+        self._seconds = 0.0
+        self._searches = 0
+
+    def configure(self) -> None:
+        params = cast(RetrievalParameters, self.params)
+        if params.mode != "none":
+            database = MotionDatabase.open(params.database or resource("checkpoints", "human_motions.lance"))
+            self._text_encoder, self._image_encoder = TextEncoder(), ImageEncoder.load()
+            check_encoders(database, encoder_fingerprints())
+            self._search = MotionSearch(database, language_weight=params.language_weight)
+            if self._search.clips:
+                self.get_logger().info(f"{len(self._search.clips)} clips in {database.uri}")
+            else:
+                self.get_logger().warning(f"the motion database {database.uri} is empty: nothing will be retrieved")
+        camera = next(iter(self.contract.observation.cameras.values()))
+        self._camera_topic = camera.topic
+        self._motions = self.create_publisher(RetrievedMotions, "/retrieved_motions", qos.LATCHED)
+        images = self.create_subscription(Image, camera.topic, self._on_image, qos.SENSOR)
+        instructions = self.create_subscription(String, "/instruction", self._on_instruction, qos.LATCHED)
+        self._entities = [
+            (self.destroy_publisher, self._motions),
+            (self.destroy_subscription, images),
+            (self.destroy_subscription, instructions),
+        ]
+
+    def activate(self) -> None:
+        params = cast(RetrievalParameters, self.params)
+        self._watch = StreamWatch(self._camera_topic, params.silence, self.edges)
+        self._watch.seen(time.monotonic())
+        self._running = True
+        self._thread = threading.Thread(target=self._work, name="search", daemon=True)
+        self._thread.start()
+        self._timer = self.create_timer(
+            0.25, lambda: self._watch.fresh(time.monotonic()), clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+        if self._instruction:  # it came before this node was active
+            self._begin(self._instruction)
+
+    def deactivate(self) -> None:
+        if self._timer is not None:
+            self.destroy_timer(self._timer)
+            self._timer = None
+        with self._wake:
+            self._running = False
+            self._due = None
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join(timeout=10.0)
+            self._thread = None
+
+    def cleanup(self) -> None:
+        for destroy, entity in self._entities:
+            destroy(entity)
+        self._entities.clear()
+        self._search = None
+        self._instruction = ""
+
+    def diagnose(self) -> dict[str, str | float]:
+        clips = len(self._search.clips) if self._search else 0
+        return {"clips": clips, "searches": self._searches, "search_ms": round(1000 * self._seconds, 1)}
+
+    def _on_instruction(self, message: String) -> None:
+        self._begin(message.data.strip())
+
+    def _begin(self, instruction: str) -> None:
+        with self._wake:
+            self._instruction = instruction
+            self._since = self.now()
+            self._history.clear()
+            self._due = time.monotonic() if instruction and self._running else None
+            self._wake.notify()
+
+    def _on_image(self, message: Image) -> None:
+        with self._wake:
+            if not self._running:
+                return
+            self._watch.seen(time.monotonic())
+            stamp = to_seconds(message.header.stamp)
+            # Earlier images may show another scene: the simulator's before a reset, or the arm still moving.
+            if not self._instruction or stamp < self._since:
+                return
+            try:
+                self._history.append((stamp, message_to_image(message)))
+            except MessageError as error:
+                self.edges.update("image", str(error))
+                return
+            self.edges.update("image", None)
+            self._wake.notify()
+
+    def _ready(self) -> bool:
+        if not self._running:
+            return True
+        blind = self._search is None or not self._search.clips
+        return self._due is not None and time.monotonic() >= self._due and (blind or bool(self._history))
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                # The time limit is for a refresh that falls due between two images.
+                while not self._ready():
+                    self._wake.wait(timeout=0.1 if self._due is not None else None)
+                if not self._running:
+                    return
+                instruction, history = self._instruction, list(self._history)
+                refresh = cast(RetrievalParameters, self.params).refresh
+                self._due = time.monotonic() + refresh if refresh else None
+            try:
+                self._answer(instruction, history)
+            except Exception as error:  # the next instruction must be answered again
+                self.edges.update("search", f"{type(error).__name__}: {error}")
+            else:
+                self.edges.update("search", None)
+
+    def _answer(self, instruction: str, history: list[tuple[float, np.ndarray]]) -> None:
+        params = cast(RetrievalParameters, self.params)
+        started = time.perf_counter()
+        result, stamp = SearchResult([], 0.0), self.now()
+        if self._search is not None and self._search.clips:
+            stamp = history[-1][0]
+            images = np.stack([image for _, image in history])
+            visual = self._image_encoder.visual_feature(self._image_encoder.encode(images))
+            language = self._text_encoder.encode([instruction])[0]
+            result = self._search.search(language, visual, params.k, params.mode)
+        self._seconds = time.perf_counter() - started
+        with self._wake:
+            if instruction != self._instruction:
+                return  # a newer one came meanwhile
+        self._searches += 1
+        self._motions.publish(retrieved_to_message(result.motions, instruction, params.mode, result.confidence, stamp))
+
+
+def check_encoders(database: MotionDatabase, present: dict[str, str]) -> None:
+    """Checks that a database was made with the present encoders.
+
+    Raises:
+        DataError: its features and a query's could not be compared.
+    """
+    for name, fingerprint in database.features.items():
+        if present.get(name, fingerprint) != fingerprint:
+            raise DataError(
+                f"the motion database {database.uri} was made with another {name.replace('_', ' ')} ({fingerprint}, "
+                f"here {present[name]}): build it again with `arvrm db build`"
+            )
+
+
+def main() -> int:
+    """Runs the node."""
+    return run_node(RetrievalNode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
