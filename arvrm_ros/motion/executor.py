@@ -93,14 +93,19 @@ class ChunkExecutor:
         self._position_max = np.array(contract.limits.position_max)
         gripper = contract.gripper
         self._gripper_step = gripper.max_velocity / abs(gripper.open - gripper.closed) * self.settings.period
-        self.reset(np.array(contract.home), 1.0, 0.0)
-        self._measured_at: float | None = None
-
-    def reset(self, joint_positions: np.ndarray, gripper: float, now: float) -> None:
-        """At rest at (n,) rad and a gripper opening; everything earlier is forgotten, an emergency stop as well."""
-        position = np.asarray(joint_positions, dtype=float)
         self.state = ExecutorState.HOLDING
         self.error: tuple[ExecutionCode, str] = (ExecutionCode.NONE, "")
+        self._measured_at: float | None
+        self._chunk: ActionChunk | None
+        self.reset(np.array(contract.home), 1.0, 0.0)
+        self._measured_at = None
+
+    def reset(self, joint_positions: np.ndarray, gripper: float, now: float) -> None:
+        """At rest at (n,) rad and a gripper opening; all is forgotten but an emergency stop."""
+        position = np.asarray(joint_positions, dtype=float)
+        if self.state is not ExecutorState.STOPPED:
+            self.state = ExecutorState.HOLDING
+            self.error = (ExecutionCode.NONE, "")
         self.tracking_error = 0.0
         self._gripper = float(np.clip(gripper, 0.0, 1.0))
         self._measured = position.copy()
@@ -284,7 +289,7 @@ class ChunkExecutor:
     def _settle(self, now: float) -> None:
         """Rests on the last command, or, when the arm is held far from it, moves slowly to where the arm is."""
         command = np.append(self._input.current_position, self._gripper)
-        self._chunk: ActionChunk | None = None
+        self._chunk = None
         self._newest_stamp = -np.inf
         self._path = JointPath.rest(command, now)
         limits = self.contract.limits

@@ -1,0 +1,432 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Kinematics, safety layer, blending and executor, without ROS; the last test drives the simulated arm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from arvrm_ros.contract import RobotContract, load_contract
+from arvrm_ros.data.types import ActionChunk
+from arvrm_ros.errors import ContractError, ExecutionCode, MotionRefused
+from arvrm_ros.motion.backends import BACKENDS, make_backend
+from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, ExecutorState, JointCommand
+from arvrm_ros.motion.kinematics import Kinematics
+
+PERIOD = 0.01
+
+
+@pytest.fixture(scope="module")
+def contract() -> RobotContract:
+    return load_contract("tabletop")
+
+
+@pytest.fixture
+def executor(contract: RobotContract) -> ChunkExecutor:
+    executor = ChunkExecutor(contract)
+    executor.reset(np.array(contract.home), 1.0, 0.0)
+    return executor
+
+
+def line(
+    contract: RobotContract, velocity: tuple[float, float, float], stamp: float = 0.0, start: float = 0.0
+) -> ActionChunk:
+    """A chunk that moves away from home on a straight line that began at time ``start``."""
+    position, quaternion = Kinematics(contract).forward(np.array(contract.home))
+    times = stamp + contract.action.step_period * np.arange(1, contract.action.chunk + 1)
+    return ActionChunk(
+        stamp=stamp,
+        step_period=contract.action.step_period,
+        positions=position + np.outer(times - start, velocity),
+        quaternions=np.tile(quaternion, (len(times), 1)),
+        gripper=np.ones(len(times)),
+    )
+
+
+def follow(executor: ChunkExecutor, now: float, seconds: float) -> list[JointCommand]:
+    """Runs control periods on a robot that follows its commands perfectly."""
+    commands = []
+    for i in range(round(seconds / PERIOD)):
+        commands.append(executor.step(now + i * PERIOD))
+        executor.measured(commands[-1].positions, commands[-1].gripper, now + (i + 1) * PERIOD)
+    return commands
+
+
+def assert_within_limits(commands: list[JointCommand], contract: RobotContract) -> None:
+    """Commands keep every limit and are continuous: each position is where the velocities lead to."""
+    limits = contract.limits
+    positions = np.stack([c.positions for c in commands])
+    velocities = np.stack([c.velocities for c in commands])
+    assert np.all(np.isfinite(positions))
+    assert np.all(positions >= np.array(limits.position_min) - 1e-6)
+    assert np.all(positions <= np.array(limits.position_max) + 1e-6)
+    assert np.all(np.abs(velocities) <= np.array(limits.velocity) + 1e-6)
+    acceleration = np.abs(np.diff(velocities, axis=0)) / PERIOD
+    assert np.all(acceleration <= np.array(limits.acceleration) + 1e-3)
+    moved = np.diff(positions, axis=0)
+    mean = (velocities[1:] + velocities[:-1]) / 2 * PERIOD
+    # Within a period the velocity stays within acceleration * period of its ends.
+    assert np.all(np.abs(moved - mean) <= np.array(limits.acceleration) * PERIOD**2)
+    openings = np.array([c.gripper for c in commands])
+    gripper = contract.gripper
+    assert np.all(np.abs(np.diff(openings)) <= gripper.max_velocity / (gripper.open - gripper.closed) * PERIOD + 1e-9)
+    assert np.all((openings >= 0) & (openings <= 1))
+
+
+def refusal(executor: ChunkExecutor, chunk: ActionChunk, now: float = 0.0) -> ExecutionCode:
+    with pytest.raises(MotionRefused) as caught:
+        executor.accept(chunk, now)
+    assert executor.error == (caught.value.code, str(caught.value))
+    return caught.value.code
+
+
+class TestKinematics:
+    def test_forward_of_the_straight_arm_is_the_datasheet_s(self, contract: RobotContract) -> None:
+        # All joints at 0: flange at 0.088 m forward, 0.333 + 0.316 + 0.384 - 0.107 m up, hand and fingers below it.
+        position, _ = Kinematics(contract).forward(np.zeros(7))
+        assert position == pytest.approx([0.088, 0.0, 0.333 + 0.316 + 0.384 - 0.107 - 0.1034], abs=1e-9)
+
+    def test_jacobian_is_the_derivative_of_forward(self, contract: RobotContract) -> None:
+        kinematics = Kinematics(contract)
+        q = np.array(contract.home) + np.linspace(-0.2, 0.2, 7)
+        position, quaternion = kinematics.forward(q)
+        jacobian = kinematics.jacobian(q)
+        for joint in range(7):
+            moved, turned = kinematics.forward(q + 1e-6 * np.eye(7)[joint])
+            assert (moved - position) / 1e-6 == pytest.approx(jacobian[:3, joint], abs=1e-5)
+            rotation = (Rotation.from_quat(turned) * Rotation.from_quat(quaternion).inv()).as_rotvec()
+            assert rotation / 1e-6 == pytest.approx(jacobian[3:, joint], abs=1e-5)
+
+    def test_inverse_reaches_poses_within_the_limits(self, contract: RobotContract) -> None:
+        kinematics, rng = Kinematics(contract), np.random.default_rng(3)
+        home = np.array(contract.home)
+        for _ in range(50):
+            position, quaternion = kinematics.forward(home + rng.uniform(-0.5, 0.5, 7))
+            q = kinematics.inverse(position, quaternion, home)
+            reached, rotation = kinematics.forward(q)
+            assert np.linalg.norm(reached - position) < 2e-5
+            assert abs(rotation @ quaternion) == pytest.approx(1.0, abs=1e-7)
+            assert np.all(q >= contract.limits.position_min) and np.all(q <= contract.limits.position_max)
+
+    def test_the_pull_turns_the_elbow_home_and_keeps_the_pose(self, contract: RobotContract) -> None:
+        kinematics, home = Kinematics(contract), np.array(contract.home)
+        away = kinematics.inverse(*kinematics.forward(home), home + np.array([0.4, 0, -0.4, 0, 0.3, 0, 0]))
+        q = away
+        for _ in range(300):
+            q = kinematics.inverse(*kinematics.forward(home), q, home_pull=0.05)
+        assert np.abs(away - home).max() > 0.2
+        assert q == pytest.approx(home, abs=0.02)
+
+    def test_out_of_reach_names_the_joint_limit(self, contract: RobotContract) -> None:
+        with pytest.raises(MotionRefused, match="no joint solution") as caught:
+            Kinematics(contract).inverse(np.array([1.5, 0, 0.3]), np.array([1.0, 0, 0, 0]), np.array(contract.home))
+        assert caught.value.code is ExecutionCode.JOINT_LIMIT
+
+    def test_a_joint_that_the_urdf_lacks_is_named(self, contract: RobotContract) -> None:
+        other = replace(contract, joints=(*contract.joints[:-1], "wrist_9"))
+        with pytest.raises(ContractError, match="wrist_9"):
+            Kinematics(other)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("field", ["positions", "quaternions", "gripper"])
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_not_finite(self, executor: ChunkExecutor, contract: RobotContract, field: str, value: float) -> None:
+        chunk = line(contract, (0, 0.1, 0))
+        getattr(chunk, field).flat[-1] = value
+        assert refusal(executor, chunk) is ExecutionCode.INVALID_CHUNK
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"positions": np.zeros((10, 2))},
+            {"positions": np.zeros((0, 3)), "quaternions": np.zeros((0, 4)), "gripper": np.zeros(0)},
+            {"quaternions": np.tile([0.0, 0, 0, 2.0], (10, 1))},
+            {"gripper": np.ones(9)},
+            {"gripper": np.full(10, 1.2)},
+            {"step_period": 0.0},
+            {"step_period": np.nan},
+            {"stamp": np.nan},
+            {"stamp": 10.0},
+        ],
+        ids=lambda change: "+".join(change),
+    )
+    def test_malformed(self, executor: ChunkExecutor, contract: RobotContract, change: dict[str, object]) -> None:
+        chunk = replace(line(contract, (0, 0.1, 0)), **change)  # type: ignore[arg-type]
+        assert refusal(executor, chunk) is ExecutionCode.INVALID_CHUNK
+
+    def test_every_step_past(self, executor: ChunkExecutor, contract: RobotContract) -> None:
+        executor.measured(np.array(contract.home), 1.0, 1.0)
+        assert refusal(executor, line(contract, (0, 0.1, 0)), now=1.0) is ExecutionCode.CHUNK_TOO_OLD
+
+    def test_older_than_the_one_that_moves(self, executor: ChunkExecutor, contract: RobotContract) -> None:
+        executor.measured(np.array(contract.home), 1.0, 0.3)
+        executor.accept(line(contract, (0, 0.1, 0), stamp=0.25), 0.3)
+        assert refusal(executor, line(contract, (0, 0.1, 0), stamp=0.2), now=0.3) is ExecutionCode.CHUNK_TOO_OLD
+
+    def test_steps_too_far_apart(self, executor: ChunkExecutor, contract: RobotContract) -> None:
+        chunk = line(contract, (0, 0.0, 0))
+        chunk.positions[5:, 1] += contract.limits.max_step + 0.001
+        assert refusal(executor, chunk) is ExecutionCode.STEP_TOO_LARGE
+
+    def test_first_step_too_far(self, executor: ChunkExecutor, contract: RobotContract) -> None:
+        chunk = line(contract, (0, 0.0, 0))
+        chunk.positions[:, 1] += contract.limits.max_first_step + 0.001
+        assert refusal(executor, chunk) is ExecutionCode.STEP_TOO_LARGE
+
+    def test_too_fast(self, executor: ChunkExecutor, contract: RobotContract) -> None:
+        chunk = line(contract, (0, 0, 0))
+        chunk.positions[1::2, 1] += 0.075  # there and back within max_step, but at 0.75 m/s
+        assert refusal(executor, chunk) in (ExecutionCode.STEP_TOO_LARGE, ExecutionCode.JOINT_LIMIT)
+
+    def test_out_of_workspace(self, executor: ChunkExecutor, contract: RobotContract) -> None:
+        assert refusal(executor, line(contract, (0, 0, -0.35))) is ExecutionCode.OUT_OF_WORKSPACE
+
+    def test_joint_range(self, executor: ChunkExecutor, contract: RobotContract) -> None:
+        chunk = line(contract, (0, 0, 0))
+        turn = Rotation.from_rotvec(np.outer(np.linspace(0, 3.1, 10), [0, 0, 1.0]))
+        chunk.quaternions = (Rotation.from_quat(chunk.quaternions) * turn).as_quat()
+        assert refusal(executor, chunk) is ExecutionCode.JOINT_LIMIT
+
+    def test_stale_joint_states(self, executor: ChunkExecutor, contract: RobotContract) -> None:
+        assert refusal(executor, line(contract, (0, 0.1, 0)), now=0.2) is ExecutionCode.STALE_JOINT_STATES
+        fresh = ChunkExecutor(contract)
+        assert refusal(fresh, line(contract, (0, 0.1, 0))) is ExecutionCode.STALE_JOINT_STATES
+
+    def test_a_refused_chunk_changes_nothing(self, executor: ChunkExecutor, contract: RobotContract) -> None:
+        other = ChunkExecutor(contract)
+        other.reset(np.array(contract.home), 1.0, 0.0)
+        for each in (executor, other):
+            each.accept(line(contract, (0, 0.2, 0)), 0.0)
+            follow(each, 0.0, 0.3)
+        bad = line(contract, (0, 0.2, 0), stamp=0.3)
+        bad.positions[4, 0] = np.nan
+        assert refusal(executor, bad, now=0.3) is ExecutionCode.INVALID_CHUNK
+        for one, two in zip(follow(executor, 0.3, 1.0), follow(other, 0.3, 1.0), strict=True):
+            assert np.array_equal(one.positions, two.positions)
+
+
+class TestExecutor:
+    def test_the_chunk_is_reached_in_time_and_at_rest(self, executor: ChunkExecutor, contract: RobotContract) -> None:
+        chunk = line(contract, (0.05, 0.2, 0.05))
+        chunk.gripper[:] = 0.25
+        executor.accept(chunk, 0.0)
+        commands = follow(executor, 0.0, 2.5)
+        assert_within_limits(commands, contract)
+        kinematics = executor.kinematics
+        for step in range(4, 8):  # past the start from rest, before the last step's slowing down
+            reached = kinematics.forward(commands[round((step + 1) * 0.1 / PERIOD) - 1].positions)[0]
+            assert np.linalg.norm(reached - chunk.positions[step]) < 1e-3
+        end, quaternion = kinematics.forward(commands[-1].positions)
+        assert np.linalg.norm(end - chunk.positions[-1]) < 1e-4
+        assert abs(quaternion @ chunk.quaternions[-1]) == pytest.approx(1.0, abs=1e-6)
+        assert commands[-1].gripper == pytest.approx(0.25)
+        assert executor.at_rest and executor.state is ExecutorState.HOLDING
+        assert executor.error[0] is ExecutionCode.NONE
+
+    def test_past_steps_are_dropped(self, executor: ChunkExecutor, contract: RobotContract) -> None:
+        chunk = line(contract, (0, 0.2, 0), stamp=0.0, start=0.0)
+        executor.measured(np.array(contract.home), 1.0, 0.45)
+        executor.accept(chunk, 0.45)
+        assert executor.step_index(0.45) == 4
+        commands = follow(executor, 0.45, 0.45)
+        reached = executor.kinematics.forward(commands[-1].positions)[0]
+        assert chunk.positions[6, 1] < reached[1], "at 0.9 s it should near step 8; without dropping it would be at 3"
+        commands += follow(executor, 0.9, 0.5)
+        assert_within_limits(commands, contract)
+        assert np.linalg.norm(executor.kinematics.forward(commands[-1].positions)[0] - chunk.positions[-1]) < 1e-4
+
+    @pytest.mark.parametrize("newest_weight", [1.0, 0.5])
+    def test_lag_on_a_line_of_overlapping_chunks(self, contract: RobotContract, newest_weight: float) -> None:
+        executor = ChunkExecutor(contract, ExecutorSettings(newest_weight=newest_weight))
+        executor.reset(np.array(contract.home), 1.0, 0.0)
+        speed, commands = 0.3, []
+        for i in range(10):
+            chunk = line(contract, (0, speed, 0), stamp=i * 0.1)
+            chunk.positions[:, 1] = np.minimum(chunk.positions[:, 1], 0.3)
+            executor.accept(chunk, i * 0.1)
+            commands += follow(executor, i * 0.1, 0.1)
+        assert_within_limits(commands, contract)
+        y = np.array([executor.kinematics.forward(c.positions)[0][1] for c in commands])
+        due = speed * PERIOD * np.arange(1, len(y) + 1)
+        lag = (due - y)[40:80] / speed
+        assert np.abs(lag).max() < 0.005
+
+    def test_silence_brings_the_arm_to_rest_then_counts_as_holding(
+        self, executor: ChunkExecutor, contract: RobotContract
+    ) -> None:
+        executor.accept(line(contract, (0, 0.2, 0)), 0.0)
+        commands = follow(executor, 0.0, 1.5)
+        assert executor.at_rest and executor.state is ExecutorState.FOLLOWING
+        commands += follow(executor, 1.5, 0.6)
+        assert executor.state is ExecutorState.HOLDING
+        assert_within_limits(commands, contract)
+
+    def test_hold_stops_on_the_path(self, executor: ChunkExecutor, contract: RobotContract) -> None:
+        executor.accept(line(contract, (0, 0.3, 0)), 0.0)
+        commands = follow(executor, 0.0, 0.5)
+        executor.hold(0.5)
+        assert executor.state is ExecutorState.HOLDING
+        commands += follow(executor, 0.5, 1.0)
+        assert_within_limits(commands, contract)
+        assert executor.at_rest
+        home = executor.kinematics.forward(np.array(contract.home))[0]
+        at_hold, rested = (executor.kinematics.forward(commands[i].positions)[0] for i in (49, -1))
+        assert np.linalg.norm(rested - at_hold) < 0.05
+        assert np.abs((rested - home)[[0, 2]]).max() < 1e-3
+
+    def test_emergency_stop_latches(self, executor: ChunkExecutor, contract: RobotContract) -> None:
+        executor.accept(line(contract, (0, 0.3, 0)), 0.0)
+        commands = follow(executor, 0.0, 0.5)
+        executor.emergency_stop()
+        commands += follow(executor, 0.5, 0.3)
+        assert executor.at_rest and executor.state is ExecutorState.STOPPED
+        assert_within_limits(commands, contract)
+        assert np.linalg.norm(commands[-1].positions - commands[49].positions) < 0.1
+        with pytest.raises(MotionRefused) as caught:
+            executor.accept(line(contract, (0, 0.1, 0), stamp=0.8, start=0.3), 0.8)
+        assert caught.value.code is ExecutionCode.EMERGENCY_STOP
+        executor.reset(commands[-1].positions, 1.0, 0.8)
+        assert executor.state is ExecutorState.STOPPED, "only clearing it ends an emergency stop"
+        executor.clear_emergency_stop()
+        assert executor.state is ExecutorState.HOLDING and executor.error[0] is ExecutionCode.NONE
+        stay = line(contract, (0, 0.0, 0), stamp=0.8)
+        stay.positions[:] = executor.kinematics.forward(commands[-1].positions)[0]
+        executor.accept(stay, 0.8)
+        assert executor.state is ExecutorState.FOLLOWING
+
+    def test_a_blocked_arm_gives_way(self, executor: ChunkExecutor, contract: RobotContract) -> None:
+        executor.accept(line(contract, (0, 0.35, 0)), 0.0)
+        blocked = np.array(contract.home)
+        commands = []
+        for i in range(400):
+            commands.append(executor.step(i * PERIOD))
+            executor.measured(blocked, 1.0, (i + 1) * PERIOD)
+        assert executor.error[0] is ExecutionCode.TRACKING_ERROR
+        assert "rad from its command" in executor.error[1]
+        assert executor.state is ExecutorState.HOLDING
+        assert_within_limits(commands, contract)
+        assert commands[-1].positions == pytest.approx(blocked, abs=1e-3)
+
+    def test_lost_joint_states_hold_the_arm(self, executor: ChunkExecutor, contract: RobotContract) -> None:
+        executor.accept(line(contract, (0, 0.2, 0)), 0.0)
+        commands = [executor.step(i * PERIOD) for i in range(100)]
+        assert executor.error[0] is ExecutionCode.STALE_JOINT_STATES
+        assert executor.state is ExecutorState.HOLDING and executor.at_rest
+        assert_within_limits(commands, contract)
+
+    def test_no_chunk_sequence_breaks_a_limit(self, contract: RobotContract) -> None:
+        """Random chunks: on time, late, overlapping, jumping, too fast, not finite; holds and stops in between."""
+        seen: set[ExecutionCode] = set()
+        for seed in range(12):
+            rng = np.random.default_rng(seed)
+            executor = ChunkExecutor(contract, ExecutorSettings(newest_weight=rng.choice([1.0, 0.5])))
+            executor.reset(np.array(contract.home), 1.0, 0.0)
+            now, commands, accepted = 0.0, [], 0
+            for _ in range(25):
+                try:
+                    executor.accept(random_chunk(executor, now, rng), now)
+                    accepted += 1
+                except MotionRefused as refused:
+                    seen.add(refused.code)
+                what = rng.random()
+                if what < 0.05:
+                    executor.hold(now)
+                elif what < 0.08:
+                    executor.emergency_stop()
+                elif what < 0.2:
+                    executor.clear_emergency_stop()
+                seconds = PERIOD * rng.integers(1, 30)
+                commands += follow(executor, now, seconds)
+                now = round(now + seconds, 6)
+            commands += follow(executor, now, 2.0)
+            assert accepted
+            assert_within_limits(commands, contract)
+            assert executor.at_rest
+        assert {
+            ExecutionCode.INVALID_CHUNK,
+            ExecutionCode.CHUNK_TOO_OLD,
+            ExecutionCode.STEP_TOO_LARGE,
+            ExecutionCode.OUT_OF_WORKSPACE,
+            ExecutionCode.JOINT_LIMIT,
+            ExecutionCode.EMERGENCY_STOP,
+        } <= seen
+
+
+def random_chunk(executor: ChunkExecutor, now: float, rng: np.random.Generator) -> ActionChunk:
+    """A chunk from the commanded pose, with whatever may be wrong with one."""
+    steps, period = rng.integers(1, 12), 0.1
+    position, quaternion = executor.kinematics.forward(executor.commanded)
+    spread = rng.choice([0.002, 0.01, 0.02, 0.06])
+    walk = np.cumsum(rng.normal(0, spread, (steps, 3)) + rng.normal(0, spread, 3), axis=0)
+    turns = Rotation.from_rotvec(np.cumsum(rng.normal(0, spread * 3, (steps, 3)), axis=0))
+    chunk = ActionChunk(
+        stamp=now - rng.choice([0.0, 0.05, 0.13, 0.4, 1.5], p=[0.4, 0.3, 0.15, 0.1, 0.05]),
+        step_period=period,
+        positions=position + walk + rng.normal(0, rng.choice([0.0, 0.02, 0.1]), 3),
+        quaternions=(Rotation.from_quat(quaternion) * turns).as_quat(),
+        gripper=rng.uniform(0, 1, steps),
+    )
+    if rng.random() < 0.1:
+        field = rng.choice(["positions", "quaternions", "gripper"])
+        getattr(chunk, field).flat[rng.integers(steps)] = rng.choice([np.nan, np.inf, -np.inf])
+    return chunk
+
+
+class TestBackends:
+    def test_points_of_the_controller_satisfy_ros2_control(self, contract: RobotContract) -> None:
+        command = JointCommand(np.arange(7.0), np.ones(7), 0.5)
+        point = make_backend("controller").arm_point(command, PERIOD)
+        assert point.positions == tuple(range(7))
+        assert point.velocities == (), "a last point with a velocity is dropped by the controller"
+        assert point.time_from_start > 0
+
+    def test_moveit_names_its_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ROS_DISTRO", "kilted")
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(MotionRefused, match="ros-kilted-moveit-py") as caught:
+            make_backend("moveit")
+        assert caught.value.code is ExecutionCode.BACKEND_UNAVAILABLE
+
+    def test_unknown_backend_lists_the_known(self) -> None:
+        with pytest.raises(MotionRefused, match=", ".join(BACKENDS)):
+            make_backend("teleport")
+
+
+def test_the_simulated_arm_follows_overlapping_chunks(contract: RobotContract) -> None:
+    pytest.importorskip("mujoco")
+    from arvrm_ros.simulation.tabletop import Tabletop
+
+    tabletop = Tabletop(contract, render=False)
+    tabletop.reset(seed=4)
+    executor = ChunkExecutor(contract)
+    executor.reset(tabletop.joint_positions, tabletop.gripper, tabletop.time)
+    start, quaternion = executor.kinematics.forward(tabletop.joint_positions)
+
+    def target(time: np.ndarray) -> np.ndarray:
+        """A horizontal circle of 8 cm radius that starts and ends at rest."""
+        part = np.clip(time / 3.0, 0, 1)
+        angle = 2 * np.pi * part**2 * (3 - 2 * part)
+        return start + 0.08 * np.stack([np.cos(angle) - 1, np.sin(angle), 0 * angle], axis=1)
+
+    commands, errors = [], []
+    for cycle in range(400):
+        now = tabletop.time
+        if cycle % 10 == 0 and cycle <= 300:
+            times = now + 0.1 * np.arange(1, 11)
+            chunk = ActionChunk(now, 0.1, target(times), np.tile(quaternion, (10, 1)), np.full(10, 0.5))
+            executor.accept(chunk, now)
+        commands.append(executor.step(now))
+        tabletop.command(commands[-1].positions, commands[-1].gripper)
+        tabletop.advance(PERIOD)
+        executor.measured(tabletop.joint_positions, tabletop.gripper, tabletop.time)
+        errors.append(np.linalg.norm(tabletop.end_effector()[0] - target(np.array([tabletop.time]))[0]))
+    assert_within_limits(commands, contract)
+    assert executor.error[0] is ExecutionCode.NONE
+    assert errors[-1] < 0.005
+    assert max(errors) < 0.03
+    assert tabletop.gripper == pytest.approx(0.5, abs=0.05)
