@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Rewrites the include and library paths in ``share/*/cmake`` of the running environment; harmless when repeated."""
+    """Rewrites the include and library paths in ``share/*/cmake`` of this environment; harmless when repeated."""
     python = r"/opt/python/cp\d+-cp\d+t?"
     paths = {
         rf"{python}/include/python3\.\d+t?": sysconfig.get_path("include"),

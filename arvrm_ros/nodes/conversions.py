@@ -1,0 +1,283 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Messages to NumPy values and back. Images go through cv_bridge where ROS 2 is installed, else a NumPy view."""
+
+from __future__ import annotations
+
+from array import array
+from functools import cache
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from geometry_msgs.msg import Point, Pose, Quaternion
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Header
+
+import arvrm_ros.msg as messages
+from arvrm_ros.contract import RobotContract
+from arvrm_ros.data.types import (
+    HAND_KEYPOINTS,
+    ROBOT_COMPONENTS,
+    ActionChunk,
+    HandDetection,
+    HumanClip,
+    RetrievedMotion,
+)
+from arvrm_ros.errors import ArvrmError
+
+_CHANNELS = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0), "mono8": (0, 0, 0)}
+
+
+class MessageError(ArvrmError):
+    """A message is malformed or of a kind this package cannot read; the message says what is wrong."""
+
+
+def to_time(seconds: float) -> Time:
+    """A ROS time from seconds."""
+    return Time(**_split(seconds))
+
+
+def to_duration(seconds: float) -> Duration:
+    """A ROS duration from seconds."""
+    return Duration(**_split(seconds))
+
+
+def to_seconds(stamp: Time | Duration) -> float:
+    """Seconds of a ROS time or duration."""
+    return float(stamp.sec + stamp.nanosec * 1e-9)
+
+
+def header(stamp: float, frame_id: str = "") -> Header:
+    """A header from seconds and a frame."""
+    return Header(stamp=to_time(stamp), frame_id=frame_id)
+
+
+def image_to_message(image: np.ndarray, stamp: float, frame_id: str) -> Image:
+    """An ``rgb8`` image message.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        stamp: capture time, seconds.
+        frame_id: optical frame of the camera.
+    """
+    height, width, _ = image.shape
+    return Image(
+        header=header(stamp, frame_id),
+        height=height,
+        width=width,
+        encoding="rgb8",
+        is_bigendian=0,
+        step=3 * width,
+        data=array("B", image.tobytes()),  # anything but an array is copied element by element
+    )
+
+
+def message_to_image(message: Image) -> np.ndarray:
+    """The (H, W, 3) uint8 RGB pixels of an image message; a view on its buffer where the encoding allows.
+
+    Raises:
+        MessageError: unknown encoding, or fewer bytes than the size needs.
+    """
+    channels = 1 if message.encoding == "mono8" else len(message.encoding) - 1
+    if message.encoding not in _CHANNELS:
+        raise MessageError(f"image encoding {message.encoding!r} is not one of {', '.join(_CHANNELS)}")
+    if message.step < message.width * channels or len(message.data) < message.step * message.height:
+        raise MessageError(
+            f"image of {message.width}x{message.height} {message.encoding} has {len(message.data)} bytes "
+            f"and a step of {message.step}"
+        )
+    bridge = _bridge()
+    return view_pixels(message) if bridge is None else bridge.imgmsg_to_cv2(message, "rgb8")
+
+
+def view_pixels(message: Image) -> np.ndarray:
+    """The pixels of a well-formed image message without cv_bridge."""
+    order = _CHANNELS[message.encoding]
+    channels = 1 if message.encoding == "mono8" else len(message.encoding) - 1
+    rows = np.frombuffer(message.data, np.uint8, message.height * message.step).reshape(message.height, message.step)
+    pixels = rows[:, : message.width * channels].reshape(message.height, message.width, channels)
+    return pixels if message.encoding == "rgb8" else pixels[..., order]
+
+
+@cache
+def _bridge() -> Any:
+    try:
+        from cv_bridge import CvBridge
+    except ImportError:
+        return None
+    return CvBridge()
+
+
+def chunk_to_message(chunk: ActionChunk, frame_id: str) -> messages.ActionChunk:
+    """An action chunk as a message; ``frame_id`` is the contract's base frame."""
+    return messages.ActionChunk(
+        header=header(chunk.stamp, frame_id),
+        sequence=chunk.sequence,
+        instruction=chunk.instruction,
+        step_period=to_duration(chunk.step_period),
+        poses=[_pose(p, q) for p, q in zip(chunk.positions, chunk.quaternions, strict=True)],
+        gripper=_doubles(chunk.gripper),
+        progress=float(chunk.progress),
+        stage=list(chunk.stages),
+        stage_seconds=_floats(list(chunk.stages.values())),
+    )
+
+
+def message_to_chunk(message: messages.ActionChunk) -> ActionChunk:
+    """An action chunk from a message, unchecked: the executor validates it (lengths, numbers, limits)."""
+    poses = message.poses
+    return ActionChunk(
+        stamp=to_seconds(message.header.stamp),
+        step_period=to_seconds(message.step_period),
+        positions=np.array([(p.position.x, p.position.y, p.position.z) for p in poses], float).reshape(-1, 3),
+        quaternions=np.array(
+            [(p.orientation.x, p.orientation.y, p.orientation.z, p.orientation.w) for p in poses], float
+        ).reshape(-1, 4),
+        gripper=np.array(message.gripper, float),
+        sequence=message.sequence,
+        instruction=message.instruction,
+        progress=message.progress,
+        stages=dict(zip(message.stage, message.stage_seconds, strict=False)),
+    )
+
+
+def detections_to_message(
+    detections: list[HandDetection], stamp: float, frame_id: str, height: int, width: int
+) -> messages.HandKeypoints:
+    """The hands found in one image of ``height`` x ``width`` pixels, also when there are none."""
+    return messages.HandKeypoints(
+        header=header(stamp, frame_id),
+        image_width=width,
+        image_height=height,
+        count=len(detections),
+        keypoints=_floats([d.keypoints for d in detections]),
+        world_keypoints=_floats([d.world for d in detections]),
+        score=_floats([d.score for d in detections]),
+        handedness=[d.handedness for d in detections],
+    )
+
+
+def message_to_detections(message: messages.HandKeypoints) -> list[HandDetection]:
+    """The hands of a message.
+
+    Raises:
+        MessageError: the array lengths do not fit ``count``.
+    """
+    keypoints = _shaped("keypoints", message.keypoints, message.count)
+    world = _shaped("world_keypoints", message.world_keypoints, message.count)
+    if len(message.score) != message.count or len(message.handedness) != message.count:
+        raise MessageError(f"HandKeypoints: score and handedness must have {message.count} entries")
+    return [HandDetection(*values) for values in zip(keypoints, world, message.score, message.handedness, strict=True)]
+
+
+def retrieved_to_message(
+    motions: list[RetrievedMotion], instruction: str, mode: str, confidence: float, stamp: float
+) -> messages.RetrievedMotions:
+    """The result of one retrieval, best first."""
+    return messages.RetrievedMotions(
+        header=header(stamp),
+        instruction=instruction,
+        mode=mode,
+        confidence=float(confidence),
+        motions=[
+            messages.RetrievedMotion(
+                clip_id=motion.clip.clip_id,
+                caption=motion.clip.caption,
+                score=float(motion.score),
+                language_score=float(motion.language_score),
+                visual_score=float(motion.visual_score),
+                frames=len(motion.clip.keypoints),
+                frame_period=float(motion.clip.frame_period),
+                keypoints=_floats(motion.clip.keypoints),
+                visible=[bool(v) for v in motion.clip.visible],
+            )
+            for motion in motions
+        ],
+    )
+
+
+def message_to_retrieved(message: messages.RetrievedMotions) -> list[RetrievedMotion]:
+    """The motions of a message. Text and image features do not travel: they come back empty.
+
+    Raises:
+        MessageError: the array lengths of a motion do not fit ``frames``.
+    """
+    return [_retrieved(motion) for motion in message.motions]
+
+
+def analogy_map_to_message(weights: np.ndarray, stamp: float) -> messages.AnalogyMap:
+    """The (S, K) analogy map with the names of its rows and columns."""
+    return messages.AnalogyMap(
+        header=header(stamp),
+        components=list(ROBOT_COMPONENTS),
+        keypoints=list(HAND_KEYPOINTS),
+        weights=_floats(weights),
+    )
+
+
+def joint_state_to_arrays(message: JointState, contract: RobotContract) -> tuple[np.ndarray, np.ndarray, float]:
+    """Joint positions and velocities in the contract's order, and the gripper's opening.
+
+    Returns:
+        positions (n,) rad, velocities (n,) rad/s (zero where the driver reports none), opening in [0, 1].
+
+    Raises:
+        MessageError: a joint of the contract is missing, or a position is not finite.
+    """
+    index = {name: i for i, name in enumerate(message.name)}
+    wanted = (*contract.joints, contract.gripper.joint)
+    missing = [name for name in wanted if index.get(name, len(message.position)) >= len(message.position)]
+    if missing:
+        raise MessageError(f"{contract.observation.joint_states.topic} has no position of {', '.join(missing)}")
+    *arm, finger = (index[name] for name in wanted)
+    positions = np.array([message.position[i] for i in arm])
+    velocities = np.array([message.velocity[i] if i < len(message.velocity) else 0.0 for i in arm])
+    if not (np.all(np.isfinite(positions)) and np.isfinite(message.position[finger])):
+        raise MessageError(f"{contract.observation.joint_states.topic} has positions that are not finite")
+    return positions, velocities, contract.gripper.opening(message.position[finger])
+
+
+def _retrieved(message: messages.RetrievedMotion) -> RetrievedMotion:
+    keypoints = _shaped("keypoints", message.keypoints, message.frames)
+    if len(message.visible) != message.frames:
+        raise MessageError(f"RetrievedMotion {message.clip_id}: visible must have {message.frames} entries")
+    none = np.zeros(0, np.float32)
+    clip = HumanClip(
+        clip_id=message.clip_id,
+        caption=message.caption,
+        frame_period=message.frame_period,
+        keypoints=keypoints,
+        visible=np.array(message.visible, bool),
+        language=none,
+        visual=none.reshape(0, 0),
+    )
+    return RetrievedMotion(clip, message.score, message.language_score, message.visual_score)
+
+
+def _shaped(name: str, values: Any, count: int) -> np.ndarray:
+    """(count, K, 3) float32 from a flat message field."""
+    flat = np.array(values, np.float32)
+    shape = (count, len(HAND_KEYPOINTS), 3)
+    if flat.size != np.prod(shape):
+        raise MessageError(f"{name} has {flat.size} numbers, {shape} needs {np.prod(shape)}")
+    return flat.reshape(shape)
+
+
+def _split(seconds: float) -> dict[str, int]:
+    nanoseconds = round(seconds * 1e9)
+    return {"sec": nanoseconds // 10**9, "nanosec": nanoseconds % 10**9}
+
+
+def _pose(position: np.ndarray, quaternion: np.ndarray) -> Pose:
+    x, y, z = map(float, position)
+    qx, qy, qz, qw = map(float, quaternion)
+    return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+
+
+def _floats(values: Any) -> array[float]:
+    return array("f", np.asarray(values, np.float32).tobytes())
+
+
+def _doubles(values: Any) -> array[float]:
+    return array("d", np.asarray(values, np.float64).tobytes())
