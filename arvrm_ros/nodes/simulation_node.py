@@ -1,0 +1,317 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The simulated tabletop as a robot: what a real arm and its cameras publish, what ros2_control listens to.
+
+Three threads: the executor's takes messages, one runs the physics and publishes every 10 ms of simulated time, one owns
+the OpenGL context and renders, so that an image never delays a joint state.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from trajectory_msgs.msg import JointTrajectory
+
+from arvrm_ros.errors import ArvrmError
+from arvrm_ros.msg import TaskStatus
+from arvrm_ros.nodes import qos
+from arvrm_ros.nodes.conversions import header, image_to_message, to_seconds, to_time
+from arvrm_ros.nodes.lifecycle import ManagedNode, run_node
+from arvrm_ros.nodes.parameters import Parameters, parameter
+from arvrm_ros.simulation.tabletop import SceneState, Snapshot, Tabletop
+from arvrm_ros.simulation.tasks import TASKS
+from arvrm_ros.simulation.trajectory_controller import TrajectoryController, TrajectoryError, TrajectoryPoint
+from arvrm_ros.srv import ResetScene
+
+TICK = 0.01
+"""Simulated seconds between two clock and joint-state messages."""
+
+MAX_CATCH_UP = 0.05
+"""Wall seconds the physics may lag before simulated time slows down instead of catching up."""
+
+RESET_TIMEOUT = 20.0
+"""Wall seconds after which a reset is reported as failed."""
+
+
+@dataclass(frozen=True)
+class SimulationParameters(Parameters):
+    """Parameters of the simulator."""
+
+    seed: int = parameter(0, "seed of the first scene", low=0)
+    variant: str = parameter("D", "look of the table", choices=("A", "B", "C", "D"))
+    task: str = parameter("", "id of the task to judge from the start; empty judges none")
+    real_time_factor: float = parameter(1.0, "simulated seconds per wall-clock second", low=0.05, high=20.0)
+    image_rate: float = parameter(10.0, "images per simulated second and camera", unit="Hz", low=0.5, high=50.0)
+    status_rate: float = parameter(10.0, "task judgements per simulated second", unit="Hz", low=0.5, high=100.0)
+
+
+class Judge:
+    """Says whether the task has been done since the reset; once done it stays done."""
+
+    def __init__(self, task: str, start: SceneState) -> None:
+        self.task = task
+        self.success = False
+        self._start = start
+
+    def look(self, state: SceneState) -> bool:
+        """Judges the present state."""
+        if self.task and not self.success:
+            self.success = bool(TASKS[self.task].succeeded(self._start, state))
+        return self.success
+
+
+class SimulationNode(ManagedNode):
+    """Lifecycle node around :class:`Tabletop`; active, it runs in real time, inactive, simulated time stands still."""
+
+    params: SimulationParameters
+
+    def __init__(self) -> None:
+        super().__init__("simulation_node", SimulationParameters)
+        self._threads: list[threading.Thread] = []
+        self._running = threading.Event()
+        self._entities: list[Callable[[], Any]] = []
+
+    def configure(self) -> None:
+        contract = self.contract
+        self._world = Tabletop(contract, self.params.variant, render=False)
+        self._world.reset(self.params.seed, self.params.task or None)
+        self._judge = Judge(self.params.task, self._world.state())
+        self._ticks = 0
+        self._resets: queue.SimpleQueue[tuple[ResetScene.Request, Future]] = queue.SimpleQueue()
+        self._frames: queue.Queue[tuple[float, Snapshot] | None] = queue.Queue(maxsize=1)
+        self._lag = self._render_seconds = 0.0
+
+        fingers = self._world.finger_joints
+        self._joint_names = [*contract.joints, *fingers]
+        self._lock = threading.Lock()  # guards the two controllers
+        self._arm = TrajectoryController(contract.joints)
+        self._gripper = TrajectoryController((contract.gripper.joint,))
+        self._hold_measured()
+
+        self._clock_publisher = self._publisher(Clock, "/clock", qos.CLOCK)
+        self._joint_publisher = self._publisher(JointState, contract.observation.joint_states.topic, qos.SENSOR)
+        self._status_publisher = self._publisher(TaskStatus, "/task_status", qos.RELIABLE)
+        self._image_publishers = {
+            name: (
+                self._publisher(Image, f"/{name}_camera/image_raw", qos.SENSOR),
+                self._publisher(CameraInfo, f"/{name}_camera/camera_info", qos.SENSOR),
+            )
+            for name in contract.observation.cameras
+        }
+        for topic, controller in (
+            (contract.action.arm_topic, self._arm),
+            (contract.action.gripper_topic, self._gripper),
+        ):
+            subscription = self.create_subscription(
+                JointTrajectory,
+                topic,
+                lambda message, controller=controller, topic=topic: self._on_trajectory(message, controller, topic),
+                qos.RELIABLE,
+            )
+            self._entities.append(lambda s=subscription: self.destroy_subscription(s))
+        service = self.create_service(ResetScene, "/simulation/reset", self._on_reset)
+        self._entities.append(lambda: self.destroy_service(service))
+
+    def activate(self) -> None:
+        self._running.set()
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(loop,), name=name, daemon=True)
+            for name, loop in (("physics", self._run_physics), ("rendering", self._run_rendering))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def deactivate(self) -> None:
+        self._running.clear()
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+        self._hold_measured()
+
+    def cleanup(self) -> None:
+        for destroy in self._entities:
+            destroy()
+        self._entities = []
+
+    def diagnose(self) -> Mapping[str, str | float]:
+        return {
+            "simulated_seconds": round(self._ticks * TICK, 2),
+            "task": self._judge.task,
+            "lag_ms": round(1e3 * self._lag, 1),
+            "render_ms": round(1e3 * self._render_seconds, 1),
+        }
+
+    # In the executor's thread.
+
+    def _publisher(self, kind: type, topic: str, profile: Any) -> Any:
+        publisher = self.create_lifecycle_publisher(kind, topic, profile)
+        self._entities.append(lambda: self.destroy_lifecycle_publisher(publisher))
+        return publisher
+
+    def _on_trajectory(self, message: JointTrajectory, controller: TrajectoryController, topic: str) -> None:
+        points = [
+            TrajectoryPoint(
+                np.array(point.positions), np.array(point.velocities) if point.velocities else None,
+                to_seconds(point.time_from_start),
+            )
+            for point in message.points
+        ]  # fmt: skip
+        start = to_seconds(message.header.stamp) or None
+        try:
+            with self._lock:
+                controller.accept(list(message.joint_names), points, start, self._ticks * TICK)
+        except TrajectoryError as error:
+            self.get_logger().error(f"{topic}: {error}")
+
+    def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
+        done: Future[None] = Future()
+        if not self.is_active:
+            response.message = "simulation_node is not active"
+            return response
+        self._resets.put((request, done))
+        try:
+            done.result(RESET_TIMEOUT)
+            response.success = True
+        except ArvrmError as error:
+            response.message = str(error)
+        except FutureTimeoutError:
+            response.message = f"the physics did not answer within {RESET_TIMEOUT:g} s"
+        return response
+
+    # In the physics thread.
+
+    def _run_physics(self) -> None:
+        period = TICK / self.params.real_time_factor
+        image_ticks = max(1, round(1.0 / (self.params.image_rate * TICK)))
+        status_ticks = max(1, round(1.0 / (self.params.status_rate * TICK)))
+        due = time.monotonic()
+        while self._running.is_set():
+            self._serve_resets()
+            self._ticks += 1
+            self._step()
+            self._publish_state()
+            if self._ticks % image_ticks == 0:
+                self._request_images()
+            if self._ticks % status_ticks == 0:
+                self._publish_status()
+            due += period
+            self._lag = time.monotonic() - due
+            if self._lag < 0:
+                time.sleep(-self._lag)
+            elif self._lag > MAX_CATCH_UP:
+                due += self._lag  # simulated time slows down; it never jumps
+
+    def _serve_resets(self) -> None:
+        while not self._resets.empty():
+            request, done = self._resets.get()
+            try:
+                self._world.reset(request.seed, request.task or None, request.variant or None)
+            except ArvrmError as error:
+                done.set_exception(error)
+                continue
+            self._judge = Judge(request.task, self._world.state())
+            self._hold_measured()
+            done.set_result(None)
+
+    def _hold_measured(self) -> None:
+        now = self._ticks * TICK
+        with self._lock:
+            self._arm.reset(self._world.joint_positions, now)
+            self._gripper.reset(np.array([self._world.finger_position]), now)
+
+    def _step(self) -> None:
+        now = self._ticks * TICK
+        with self._lock:
+            arm, _ = self._arm.sample(now)
+            finger, _ = self._gripper.sample(now)
+        self._world.command(arm, self.contract.gripper.opening(float(finger[0])))
+        self._world.advance(TICK)
+
+    def _publish_state(self) -> None:
+        stamp = to_time(self._ticks * TICK)
+        self._clock_publisher.publish(Clock(clock=stamp))
+        position, velocity, effort = self._world.joint_state()
+        message = JointState(name=self._joint_names)
+        message.header.stamp = stamp
+        message.position, message.velocity, message.effort = position.tolist(), velocity.tolist(), effort.tolist()
+        self._joint_publisher.publish(message)
+
+    def _request_images(self) -> None:
+        try:
+            self._frames.put_nowait((self._ticks * TICK, self._world.snapshot()))
+            self.edges.update("rendering", None)
+        except queue.Full:
+            self.edges.update("rendering", "too slow for the image rate; frames are left out")
+
+    def _publish_status(self) -> None:
+        state = self._world.state()
+        success = self._judge.look(state)
+        self._status_publisher.publish(
+            TaskStatus(header=header(self._ticks * TICK), task=self._judge.task, success=success, scene=state.to_json())
+        )
+
+    # In the rendering thread.
+
+    def _run_rendering(self) -> None:
+        view = Tabletop(self.contract, self.params.variant)
+        try:
+            while self._running.is_set():
+                try:
+                    frame = self._frames.get(timeout=0.1)
+                except queue.Empty:
+                    continue
+                started = time.perf_counter()
+                stamp, snapshot = frame
+                view.show(snapshot)
+                for camera, publishers in self._image_publishers.items():
+                    self._publish_image(view, camera, stamp, *publishers)
+                self._render_seconds = time.perf_counter() - started
+        finally:
+            view.close()
+
+    def _publish_image(self, view: Tabletop, camera: str, stamp: float, images: Any, infos: Any) -> None:
+        size = self.contract.observation.cameras[camera]
+        frame_id = f"{camera}_camera_optical_frame"
+        image = view.render(camera)
+        matrix, _ = view.camera_matrix(camera, size.height, size.width)
+        info = CameraInfo(
+            header=header(stamp, frame_id),
+            height=size.height,
+            width=size.width,
+            distortion_model="plumb_bob",
+            d=[0.0] * 5,
+            k=matrix.ravel().tolist(),
+            r=np.eye(3).ravel().tolist(),
+            p=np.hstack([matrix, np.zeros((3, 1))]).ravel().tolist(),
+        )
+        images.publish(image_to_message(image, stamp, frame_id))
+        infos.publish(info)
+
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except Exception:
+            self.get_logger().fatal(f"{threading.current_thread().name} failed:\n{traceback.format_exc()}")
+            self._running.clear()
+            self.edges.update("simulation", f"{threading.current_thread().name} failed; see the log")
+
+
+def main() -> int:
+    """Runs the node."""
+    return run_node(SimulationNode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
