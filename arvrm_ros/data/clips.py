@@ -151,7 +151,8 @@ def project(
         points: (..., 21, 3) metres, world; row 0 is the wrist.
         intrinsics: (3, 3) pixels.
         world_from_camera: (4, 4) pose of the optical frame.
-        width, height: of the image, pixels.
+        width: of the image, pixels.
+        height: of the image, pixels.
 
     Returns:
         (..., 21, 3): x, y in [0, 1] of the image; z behind the wrist in image widths, at the wrist's scale.

@@ -25,6 +25,8 @@ THUMB_BASE = np.array([-0.025, 0.025, -0.005])
 THUMB_BONES = np.array([0.044, 0.033, 0.028])
 THUMB_RADII = np.array([0.0125, 0.0105, 0.0090])
 
+SPREAD = np.array([-0.12, 0.0, 0.10, 0.22])  # rad, sideways turn of each finger at its knuckle
+
 # Flexion of knuckle, middle and end joint (rad) per finger, index to little.
 OPEN_FLEXION = np.array([[0.30, 0.40, 0.20], [0.30, 0.45, 0.25], [0.35, 0.50, 0.30], [0.40, 0.50, 0.30]])
 PINCH_FLEXION = np.array([[0.80, 0.85, 0.35], [0.75, 0.75, 0.40], [0.65, 0.75, 0.40], [0.60, 0.70, 0.40]])
@@ -52,6 +54,12 @@ def pinch(opening: float) -> Posture:
     flexion = (1 - opening) * PINCH_FLEXION + opening * OPEN_FLEXION
     touching = _finger(0, PINCH_FLEXION[0])[-1] + [-0.006, -0.008, -0.012]
     return Posture(flexion, (1 - opening) * touching + opening * OPEN_THUMB_TIP)
+
+
+def grasp(width: float) -> Posture:
+    """Thumb and index finger about ``width`` metres apart, for a hand of size 1; clipped to what it can do."""
+    closed, wide = 0.015, 0.076  # between the tips, at openings 0 and 1; nearly linear in between
+    return pinch((width - closed) / (wide - closed))
 
 
 def point() -> Posture:
@@ -196,8 +204,9 @@ def _joints(posture: Posture) -> np.ndarray:
 
 def _finger(finger: int, flexion: np.ndarray) -> np.ndarray:
     """(4, 3) knuckle, two joints and tip of one finger."""
-    angle = np.cumsum(flexion)
-    bones = PHALANGES[finger, :, None] * np.stack([np.zeros(3), np.cos(angle), -np.sin(angle)], axis=1)
+    angle, spread = np.cumsum(flexion), SPREAD[finger]
+    ahead = np.array([np.sin(spread), np.cos(spread), 0.0])
+    bones = PHALANGES[finger, :, None] * (np.cos(angle)[:, None] * ahead + np.sin(angle)[:, None] * [0.0, 0.0, -1.0])
     return KNUCKLES[finger] + np.concatenate([np.zeros((1, 3)), np.cumsum(bones, axis=0)])
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Human clips made here: the scripted expert does a task out of sight, and a hand is filmed in the place of its gripper.
+"""Human clips made here: the scripted expert does a task out of sight, a hand is filmed in the place of its gripper.
 
 The table, the objects and what happens to them come from the physics. The arm is left out of the pictures and the hand
 drawn in, so that hand and objects move together without a model of a hand's contacts.
@@ -27,7 +27,7 @@ from arvrm_ros.motion.kinematics import Kinematics
 from arvrm_ros.simulation import scene
 from arvrm_ros.simulation.demonstrations import EVALUATION_SEEDS
 from arvrm_ros.simulation.experts import Expert
-from arvrm_ros.simulation.hand import CapsuleHand, Posture, blend, hand_rotation, pinch, point
+from arvrm_ros.simulation.hand import CapsuleHand, Posture, blend, grasp, hand_rotation, pinch, point
 from arvrm_ros.simulation.servo import PoseServo
 from arvrm_ros.simulation.tabletop import Tabletop
 from arvrm_ros.simulation.tasks import TASKS
@@ -151,8 +151,7 @@ class Reach:
             posture = blend(point(), pinch(0.5), 0.08 * (1 + np.sin(1.7 * seconds + self.sway[0, 1])))
             contact = self.hand.index_tip(posture)
         else:
-            # Linear fit of thumb-to-index distance over opening: 15 mm when closed, 80 mm when open.
-            posture = pinch((max(gap, self.relaxed) / self.hand.size - 0.015) / 0.065)
+            posture = grasp(max(gap, self.relaxed) / self.hand.size)
             contact = self.hand.pinch_point(posture)
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = rotation, end_effector - rotation @ contact
@@ -185,6 +184,7 @@ def draw_camera(
         keypoints: (T, 21, 3) metres, world.
         view: one of :data:`VIEWS`.
         fovy: vertical field of view, degrees.
+        rng: draws the camera.
 
     Returns:
         The camera, its intrinsics and its pose as of :func:`camera_pose`.
@@ -248,7 +248,7 @@ def _vary_look(model: mujoco.MjModel, rng: np.random.Generator) -> None:
 
 
 def make_clip(root: Path, index: int, seed: int, contract: RobotContract) -> Path:
-    """Makes clip ``index`` of the collection ``seed`` and writes it into ``root``; the same arguments give the same clip.
+    """Makes clip ``index`` of the collection ``seed`` in the folder ``root``; the same arguments give the same clip.
 
     Raises:
         DataError: the expert failed :data:`ATTEMPTS` times.
