@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=options.visual_frames,
         help="image features kept per clip; 0: one per frame (10 are enough for the search)",
     )
+    making.add_argument(
+        "--image-encoder", type=Path, help="weights of the image encoder; the shipped ones if not given"
+    )
     making.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
 
     shipped = resource("checkpoints", "human_motions.lance")
@@ -51,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     finding.add_argument("text", help="instruction")
     finding.add_argument("--db", default=str(shipped), help="the database")
     finding.add_argument("--image", type=Path, help="what the robot's camera sees; without it only the text counts")
+    finding.add_argument(
+        "--image-encoder", type=Path, help="weights of the image encoder; the shipped ones if not given"
+    )
     finding.add_argument("-k", type=int, default=4, help="clips wanted")
     finding.add_argument("--mode", choices=MODES[:2], default=MODES[0], help="how clips are chosen")
     finding.add_argument("--language-weight", type=float, default=1.0, help="factor of the text in the score")
@@ -65,9 +71,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _build(args: argparse.Namespace) -> int:
     options = BuildOptions(
-        rate=args.rate, min_visible=args.min_visible, max_gap=args.max_gap, visual_frames=args.visual_frames
+        rate=args.rate,
+        min_visible=args.min_visible,
+        max_gap=args.max_gap,
+        visual_frames=args.visual_frames,
+        image_encoder=args.image_encoder,
     )
-    features = encoder_fingerprints()
+    features = encoder_fingerprints(args.image_encoder)
     if Path(args.out).exists():
         database = MotionDatabase.open(args.out)
         if database.features != features:
@@ -97,7 +107,7 @@ def _search(args: argparse.Namespace) -> int:
         image = cv2.imread(str(args.image), cv2.IMREAD_COLOR)
         if image is None:
             raise DataError(f"{args.image} is not an image")
-        encoder = ImageEncoder.load()
+        encoder = ImageEncoder.load(args.image_encoder)
         visual = encoder.visual_feature(encoder.encode(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)[None]))
     result = searcher.search(language, visual, args.k, args.mode)
     print(f"confidence {result.confidence:.2f}")

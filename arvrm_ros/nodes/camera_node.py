@@ -91,11 +91,11 @@ class CameraNode(ManagedNode):
         for name, source in named.items():
             topic = f"/{name}_camera/image"
             self._cameras[name] = self._make(name, source, topic, None, FrameSets([name], 1 / params.rate))
-        for camera in self._cameras.values():
-            if is_topic(camera.source):
-                self._subscribe(camera)
+        for made in self._cameras.values():
+            if is_topic(made.source):
+                self._subscribe(made)
             else:
-                camera.device = open_source(camera.source, params.loop, params.rate)
+                made.device = open_source(made.source, params.loop, params.rate)
 
     def activate(self) -> None:
         now = time.monotonic()
@@ -140,7 +140,8 @@ class CameraNode(ManagedNode):
             size,
             sets,
             self.create_publisher(Image, topic, qos.SENSOR),
-            self.create_publisher(CameraInfo, f"{_namespace(topic)}/camera_info", qos.SENSOR),
+            # Not beside the image, as usual: there is the driver's own CameraInfo, for the image before resizing.
+            self.create_publisher(CameraInfo, f"{topic}/camera_info", qos.SENSOR),
         )
 
     def _subscribe(self, camera: _Camera) -> None:

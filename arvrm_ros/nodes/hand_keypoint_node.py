@@ -87,9 +87,7 @@ class HandKeypointNode(ManagedNode):
         self._running = True
         self._thread = threading.Thread(target=self._work, name="landmarker", daemon=True)
         self._thread.start()
-        self._timer = self.create_timer(
-            0.25, lambda: self._watch.fresh(time.monotonic()), clock=Clock(clock_type=ClockType.STEADY_TIME)
-        )
+        self._timer = self.create_timer(0.25, self._check, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def deactivate(self) -> None:
         if self._timer is not None:
@@ -113,6 +111,9 @@ class HandKeypointNode(ManagedNode):
 
     def diagnose(self) -> dict[str, str | float]:
         return {"images": self._processed, "dropped": self._dropped, "landmarker_ms": round(1000 * self._seconds, 1)}
+
+    def _check(self) -> None:
+        self._watch.fresh(time.monotonic())
 
     def _on_image(self, message: Image) -> None:
         with self._arrived:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -37,6 +38,7 @@ class RetrievalParameters(Parameters):
     mode: str = parameter("database", "how clips are chosen (random and none are ablations)", choices=MODES)
     k: int = parameter(4, "clips retrieved", low=1, high=64)
     database: str = parameter("", "motion database, path or URI of a NAME.lance; empty for the shipped one")
+    image_encoder: str = parameter("", "weights of the image encoder; empty for the shipped ones")
     language_weight: float = parameter(1.0, "factor of the language term of the score", low=0.0, high=1000.0)
     refresh: float = parameter(
         0.0, "search again this long after the last search, with the images since; 0: once per instruction",
@@ -67,8 +69,9 @@ class RetrievalNode(ManagedNode):
         params = cast(RetrievalParameters, self.params)
         if params.mode != "none":
             database = MotionDatabase.open(params.database or resource("checkpoints", "human_motions.lance"))
-            self._text_encoder, self._image_encoder = TextEncoder(), ImageEncoder.load()
-            check_encoders(database, encoder_fingerprints())
+            weights = Path(params.image_encoder) if params.image_encoder else None
+            self._text_encoder, self._image_encoder = TextEncoder(), ImageEncoder.load(weights)
+            check_encoders(database, encoder_fingerprints(weights))
             self._search = MotionSearch(database, language_weight=params.language_weight)
             if self._search.clips:
                 self.get_logger().info(f"{len(self._search.clips)} clips in {database.uri}")
@@ -92,9 +95,7 @@ class RetrievalNode(ManagedNode):
         self._running = True
         self._thread = threading.Thread(target=self._work, name="search", daemon=True)
         self._thread.start()
-        self._timer = self.create_timer(
-            0.25, lambda: self._watch.fresh(time.monotonic()), clock=Clock(clock_type=ClockType.STEADY_TIME)
-        )
+        self._timer = self.create_timer(0.25, self._check, clock=Clock(clock_type=ClockType.STEADY_TIME))
         if self._instruction:  # it came before this node was active
             self._begin(self._instruction)
 
@@ -120,6 +121,9 @@ class RetrievalNode(ManagedNode):
     def diagnose(self) -> dict[str, str | float]:
         clips = len(self._search.clips) if self._search else 0
         return {"clips": clips, "searches": self._searches, "search_ms": round(1000 * self._seconds, 1)}
+
+    def _check(self) -> None:
+        self._watch.fresh(time.monotonic())
 
     def _on_instruction(self, message: String) -> None:
         self._begin(message.data.strip())

@@ -46,6 +46,7 @@ class BuildOptions:
         max_gap: longest time in seconds without a hand that is filled.
         visual_frames: image features kept per clip, evenly spread; 0 keeps one per frame.
         detection_confidence: of the palm detector.
+        image_encoder: weights file; None for the shipped one.
     """
 
     rate: float = 10.0
@@ -53,9 +54,10 @@ class BuildOptions:
     max_gap: float = 1.0
     visual_frames: int = 0
     detection_confidence: float = 0.3
+    image_encoder: Path | None = None
 
 
-class Rejected(DataError):
+class RejectedClipError(DataError):
     """A clip is not fit for the database; the message is the reason, the same text for all clips of that kind."""
 
 
@@ -80,6 +82,7 @@ def build(
     from arvrm_ros.perception.text_encoder import TextEncoder
 
     require_hand_landmarker()
+    _image_encoder(options.image_encoder)  # a missing file is told here, once, not by every worker
     text_encoder = TextEncoder()
     known = database.ids()
     folders = clip_folders(clips_folder)
@@ -121,7 +124,7 @@ def track(frames: np.ndarray, frame_period: float, options: BuildOptions) -> tup
         keypoints (T, 21, 3) float32 with gaps filled, and (T,) bool, where the hand was really found.
 
     Raises:
-        Rejected: too few detections.
+        RejectedClipError: too few detections.
     """
     with HandLandmarker(video=True, min_detection_confidence=options.detection_confidence) as landmarker:
         found = [landmarker.detect(frame, i * frame_period) for i, frame in enumerate(frames)]
@@ -134,15 +137,15 @@ def fill_gaps(
     """The first hand of each frame as a track; short gaps are filled linearly, at the ends with the nearest hand.
 
     Raises:
-        Rejected: too few detections.
+        RejectedClipError: too few detections.
     """
     visible = np.array([bool(hands) for hands in found])
     if visible.mean() < options.min_visible:
-        raise Rejected(f"hand found in less than {options.min_visible:.0%} of the frames")
+        raise RejectedClipError(f"hand found in less than {options.min_visible:.0%} of the frames")
     times = np.flatnonzero(visible)
     gaps = np.diff([-1, *times, len(found)]) - 1
     if gaps.max() * frame_period > options.max_gap:
-        raise Rejected(f"hand lost for more than {options.max_gap:g} s")
+        raise RejectedClipError(f"hand lost for more than {options.max_gap:g} s")
     seen = np.stack([hands[0].keypoints for hands in found if hands]).reshape(len(times), -1)
     filled = np.stack([np.interp(np.arange(len(found)), times, column) for column in seen.T], axis=1)
     return filled.reshape(-1, len(HAND_KEYPOINTS), 3).astype(np.float32), visible
@@ -193,11 +196,11 @@ def _process_one(job: tuple[Path, BuildOptions]) -> tuple[HumanClip, bytes] | st
         return "no caption"
     try:
         keypoints, visible = track(frames, frame_period, options)
-    except Rejected as reason:
+    except RejectedClipError as reason:
         return str(reason)
     stride = max(1, round(1 / (options.rate * frame_period)))
     kept = resample(frames[::stride], options.visual_frames) if options.visual_frames else frames[::stride]
-    encoder = _image_encoder()
+    encoder = _image_encoder(options.image_encoder)
     human = HumanClip(
         clip_id=clip.name,
         caption=clip.caption.strip(),
@@ -226,8 +229,8 @@ def thumbnail(frames: np.ndarray, keypoints: np.ndarray, visible: np.ndarray) ->
 
 
 @functools.cache
-def _image_encoder() -> ImageEncoder:
+def _image_encoder(path: Path | None) -> ImageEncoder:
     """The image encoder, loaded once per process; PyTorch is imported only when it is needed."""
     from arvrm_ros.perception.image_encoder import ImageEncoder
 
-    return ImageEncoder.load()
+    return ImageEncoder.load(path)

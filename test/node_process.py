@@ -1,0 +1,135 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Starts real nodes in processes of their own and talks to them over real DDS on loopback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from arvrm_ros.resources import resource
+
+os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+os.environ.setdefault("ROS_DOMAIN_ID", str(100 + os.getpid() % 100))
+if resource("config", "fastdds.xml").is_file():
+    os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(resource("config", "fastdds.xml")))
+
+import rclpy
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4  # lifecycle_msgs/Transition
+
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T], what: str, timeout: float = 30.0) -> T:
+    """Polls until the condition is true and gives its value; fails the test when it never is."""
+    end = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {timeout:g} s for {what}"
+        time.sleep(0.01)
+    return value
+
+
+class Graph:
+    """The test's own ROS node, spun in a thread, and the node processes it started."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context)
+        self.node = Node("test", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread.start()
+        self._processes: list[NodeProcess] = []
+
+    def start(self, name: str, **parameters: object) -> NodeProcess:
+        """Starts ``arvrm_ros.nodes.NAME`` and waits until its lifecycle service answers."""
+        process = NodeProcess(self, name, self._folder / f"{name}.log", parameters)
+        self._processes.append(process)
+        return process
+
+    def listen(self, kind: Any, topic: str, profile: Any) -> list[Any]:
+        """A list to which every message of the topic is appended."""
+        messages: list[Any] = []
+        self.node.create_subscription(kind, topic, messages.append, profile)
+        return messages
+
+    def publisher(self, kind: Any, topic: str, profile: Any) -> Any:
+        """A publisher that a subscriber is already connected to."""
+        publisher = self.node.create_publisher(kind, topic, profile)
+        wait_for(publisher.get_subscription_count, f"a subscriber of {topic}")
+        return publisher
+
+    def call(self, kind: Any, service: str, request: Any) -> Any:
+        """Calls a service and waits for its response."""
+        client = self.node.create_client(kind, service)
+        assert client.wait_for_service(timeout_sec=30.0), f"no service {service}"
+        future = client.call_async(request)
+        wait_for(future.done, f"a response of {service}")
+        self.node.destroy_client(client)
+        return future.result()
+
+    def close(self) -> None:
+        """Stops the processes and the test's node."""
+        for process in self._processes:
+            process.stop()
+        self._executor.shutdown()
+        self._thread.join()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+
+class NodeProcess:
+    """One node in a process of its own."""
+
+    def __init__(self, graph: Graph, name: str, log: Path, parameters: dict[str, object]) -> None:
+        self._graph, self._name, self._log = graph, name, log
+        arguments = [word for key, value in parameters.items() for word in ("-p", f"{key}:={value}")]
+        with log.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", f"arvrm_ros.nodes.{name}", "--ros-args", *arguments], stdout=file, stderr=file
+            )
+
+    def log(self) -> str:
+        """What it has written so far."""
+        return self._log.read_text()
+
+    def transition(self, *ids: int) -> bool:
+        """Lifecycle transitions, one after the other; whether all succeeded."""
+        for number in ids:
+            request = ChangeState.Request()
+            request.transition.id = number
+            if not self._graph.call(ChangeState, f"/{self._name}/change_state", request).success:
+                return False
+        return True
+
+    def set(self, **parameters: object) -> None:
+        """Sets parameters, which must be accepted."""
+        values = [Parameter(name, value=value).to_parameter_msg() for name, value in parameters.items()]
+        request = SetParameters.Request(parameters=values)
+        results = self._graph.call(SetParameters, f"/{self._name}/set_parameters", request).results
+        assert all(result.successful for result in results), results
+
+    def stop(self) -> int:
+        """Ends it as a supervisor would; gives its exit status."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
