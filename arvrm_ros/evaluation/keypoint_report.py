@@ -221,7 +221,7 @@ def _natural(text: str) -> tuple[int, float, str]:
 
 
 def example_frames(measurements: list[Measurement], seed: int = 0) -> dict[str, list[tuple[Measurement, int]]]:
-    """Up to :data:`EXAMPLES` frames each that are typical, worst and missed, of distinct clips: (measurement, index)."""
+    """Up to :data:`EXAMPLES` frames each that are typical, worst and missed, one per clip: (measurement, frame)."""
     with_hand = [m for m in measurements if m.found.any()]
     rng = np.random.default_rng(seed)
 

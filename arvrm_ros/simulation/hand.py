@@ -184,16 +184,23 @@ PADS = (
 )
 
 
+Mixture = tuple[tuple[int, float], ...]
+"""A point as a weighted sum of keypoints: (index, weight) each."""
+
+
 @cache
-def _capsules() -> tuple[tuple[tuple[tuple[int, float], ...], tuple[tuple[int, float], ...], float], ...]:
-    """Capsules as (end, end, radius); an end is a weighted sum of keypoints ((index, weight), ...)."""
-    capsules = [(((0, 0.6), (1, 0.4)), ((1, 1.0),), 0.014)]
-    capsules += [(((1 + i, 1.0),), ((2 + i, 1.0),), THUMB_RADII[i]) for i in range(3)]
-    for finger in range(4):
-        knuckle = 5 + 4 * finger
-        capsules.append((((0, 0.75), (knuckle, 0.25)), ((knuckle, 1.0),), 0.0115))
-        capsules += [(((knuckle + i, 1.0),), ((knuckle + i + 1, 1.0),), FINGER_RADII[finger, i]) for i in range(3)]
-    return tuple(capsules)
+def _capsules() -> list[tuple[Mixture, Mixture, float]]:
+    """The capsules as (end, end, radius)."""
+
+    def at(keypoint: int) -> Mixture:
+        return ((keypoint, 1.0),)
+
+    capsules: list[tuple[Mixture, Mixture, float]] = [(((0, 0.6), (1, 0.4)), at(1), 0.014)]
+    capsules += [(at(1 + i), at(2 + i), float(radius)) for i, radius in enumerate(THUMB_RADII)]
+    for knuckle, radii in zip((5, 9, 13, 17), FINGER_RADII, strict=True):
+        capsules.append((((0, 0.75), (knuckle, 0.25)), at(knuckle), 0.0115))
+        capsules += [(at(knuckle + i), at(knuckle + i + 1), float(radius)) for i, radius in enumerate(radii)]
+    return capsules
 
 
 def _joints(posture: Posture) -> np.ndarray:
@@ -235,7 +242,7 @@ def _thumb(tip: np.ndarray) -> np.ndarray:
     return THUMB_BASE + np.concatenate([np.zeros((1, 3)), lengthways[:, None] * along + sideways[:, None] * outward])
 
 
-def _mix(points: np.ndarray, weights: tuple[tuple[int, float], ...]) -> np.ndarray:
+def _mix(points: np.ndarray, weights: Mixture) -> np.ndarray:
     return sum((weight * points[index] for index, weight in weights), np.zeros(3))
 
 

@@ -80,7 +80,8 @@ def perform(
     tabletop.reset(seed, task)
     period = round(speed * FRAME_PERIOD, 2)  # the servo works in steps of 10 ms
     start, expert, servo = tabletop.state(), Expert(tabletop, task, rng, period), PoseServo(tabletop, kinematics)
-    succeeded, records = False, []
+    succeeded = False
+    records: list[tuple[np.ndarray, tuple[bool, bool], np.ndarray, float]] = []
     while not expert.done and len(records) < MAX_FRAMES:
         try:
             servo.move(*expert.act(), period)
@@ -235,9 +236,9 @@ def film(
 
 def _vary_look(model: mujoco.MjModel, rng: np.random.Generator) -> None:
     """Other light, and half of the time another floor and table top than the variant's."""
-    model.vis.headlight.ambient[:] *= rng.uniform(0.75, 1.3)
-    model.vis.headlight.diffuse[:] *= rng.uniform(0.7, 1.4)
-    model.light_diffuse[:] *= rng.uniform(0.5, 1.3) * rng.uniform(0.92, 1.08, 3)
+    model.vis.headlight.ambient[:] *= rng.uniform(0.75, 1.15)
+    model.vis.headlight.diffuse[:] *= rng.uniform(0.7, 1.2)
+    model.light_diffuse[:] *= rng.uniform(0.5, 1.1) * rng.uniform(0.92, 1.08, 3)
     model.light_pos[:] += rng.uniform(-0.5, 0.5, 3)
     if rng.random() < 0.5:
         # Rooms are rarely colourful: a grey with a tint.
