@@ -180,6 +180,10 @@ class ExecutionNode(ManagedNode):
     def _on_chunk(self, message: messages.ActionChunk) -> None:
         if not self.is_active:
             return
+        if not message.poses:  # the policy asks for rest: its instruction is over
+            if self._tracking:
+                self._motion.hold(self.now())
+            return
         try:
             self._accept(message)
         except MotionRefused:
