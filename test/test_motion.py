@@ -110,7 +110,8 @@ class TestKinematics:
             reached, rotation = kinematics.forward(q)
             assert np.linalg.norm(reached - position) < 2e-5
             assert abs(rotation @ quaternion) == pytest.approx(1.0, abs=1e-7)
-            assert np.all(q >= contract.limits.position_min) and np.all(q <= contract.limits.position_max)
+            assert np.all(q >= contract.limits.position_min)
+            assert np.all(q <= contract.limits.position_max)
 
     def test_the_pull_turns_the_elbow_home_and_keeps_the_pose(self, contract: RobotContract) -> None:
         kinematics, home = Kinematics(contract), np.array(contract.home)
@@ -225,7 +226,8 @@ class TestExecutor:
         assert np.linalg.norm(end - chunk.positions[-1]) < 1e-4
         assert abs(quaternion @ chunk.quaternions[-1]) == pytest.approx(1.0, abs=1e-6)
         assert commands[-1].gripper == pytest.approx(0.25)
-        assert executor.at_rest and executor.state is ExecutorState.HOLDING
+        assert executor.at_rest
+        assert executor.state is ExecutorState.HOLDING
         assert executor.error[0] is ExecutionCode.NONE
 
     def test_past_steps_are_dropped(self, executor: ChunkExecutor, contract: RobotContract) -> None:
@@ -261,7 +263,8 @@ class TestExecutor:
     ) -> None:
         executor.accept(line(contract, (0, 0.2, 0)), 0.0)
         commands = follow(executor, 0.0, 1.5)
-        assert executor.at_rest and executor.state is ExecutorState.FOLLOWING
+        assert executor.at_rest
+        assert executor.state is ExecutorState.FOLLOWING
         commands += follow(executor, 1.5, 0.6)
         assert executor.state is ExecutorState.HOLDING
         assert_within_limits(commands, contract)
@@ -284,7 +287,8 @@ class TestExecutor:
         commands = follow(executor, 0.0, 0.5)
         executor.emergency_stop()
         commands += follow(executor, 0.5, 0.3)
-        assert executor.at_rest and executor.state is ExecutorState.STOPPED
+        assert executor.at_rest
+        assert executor.state is ExecutorState.STOPPED
         assert_within_limits(commands, contract)
         assert np.linalg.norm(commands[-1].positions - commands[49].positions) < 0.1
         with pytest.raises(MotionRefused) as caught:
@@ -293,7 +297,8 @@ class TestExecutor:
         executor.reset(commands[-1].positions, 1.0, 0.8)
         assert executor.state is ExecutorState.STOPPED, "only clearing it ends an emergency stop"
         executor.clear_emergency_stop()
-        assert executor.state is ExecutorState.HOLDING and executor.error[0] is ExecutionCode.NONE
+        assert executor.state is ExecutorState.HOLDING
+        assert executor.error[0] is ExecutionCode.NONE
         stay = line(contract, (0, 0.0, 0), stamp=0.8)
         stay.positions[:] = executor.kinematics.forward(commands[-1].positions)[0]
         executor.accept(stay, 0.8)
@@ -316,7 +321,8 @@ class TestExecutor:
         executor.accept(line(contract, (0, 0.2, 0)), 0.0)
         commands = [executor.step(i * PERIOD) for i in range(100)]
         assert executor.error[0] is ExecutionCode.STALE_JOINT_STATES
-        assert executor.state is ExecutorState.HOLDING and executor.at_rest
+        assert executor.state is ExecutorState.HOLDING
+        assert executor.at_rest
         assert_within_limits(commands, contract)
 
     def test_no_chunk_sequence_breaks_a_limit(self, contract: RobotContract) -> None:

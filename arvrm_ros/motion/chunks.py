@@ -9,7 +9,6 @@ path, so that a chunk is known to be feasible before the arm starts on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,9 +22,6 @@ from arvrm_ros.motion.kinematics import Kinematics
 SAMPLE = 0.02  # s between two samples of a path
 SOLUTIONS_PER_STEP = 2  # inverse kinematics along a chunk; between them the joints are interpolated
 HOME_PULL = 0.01  # per solution: the redundancy drifts home with a time constant of 5 s at 0.1 s steps
-
-Sampler = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""(T,) seconds -> (T, n + 1) values, (T, n + 1) rates."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +80,52 @@ def first_step_ahead(chunk: ActionChunk, now: float) -> int:
     return int(np.searchsorted(step_times(chunk), now, side="right"))
 
 
-def solve_chunk(chunk: ActionChunk, now: float, path: JointPath, kinematics: Kinematics) -> tuple[Sampler, float]:
-    """Joint motion of the chunk alone, from the segment that ``now`` falls into; steps before it are dropped.
+@dataclass(frozen=True)
+class ChunkMotion:
+    """Joint motion of one chunk, from the segment in which it was solved on.
+
+    Attributes:
+        spline: (n + 1,) columns over the chunk's own time.
+        rate: its derivative.
+        stamp: seconds, the observation's capture; slower following stretches time from here.
+        period: seconds between two steps.
+        steps: (A, n) rad, joint positions at the steps ahead.
+        slowdown: times slower than the chunk asks.
+    """
+
+    spline: CubicHermiteSpline
+    rate: CubicHermiteSpline
+    stamp: float
+    period: float
+    steps: np.ndarray
+    slowdown: float = 1.0
+
+    @property
+    def end(self) -> float:
+        """Seconds; at rest from here on."""
+        return self.stamp + (float(self.spline.x[-1]) + self.period - self.stamp) * self.slowdown
+
+    def sample(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(T, n + 1) values and rates per second at (T,) seconds.
+
+        The last step takes twice its time, at an evenly falling speed, so that a chunk that gets no successor ends at
+        rest on its last target.
+        """
+        last = float(self.spline.x[-1])
+        own = self.stamp + (times - self.stamp) / self.slowdown
+        part = np.clip((own - (last - self.period)) / (2 * self.period), 0.0, 1.0)
+        own = np.where(part > 0, last - self.period + self.period * part * (2 - part), own)
+        first = float(self.spline.x[0])
+        moving = (own >= first) * (1 - part) / self.slowdown
+        own = np.clip(own, first, last)
+        return self.spline(own), self.rate(own) * moving[:, None]
+
+
+def solve_chunk(chunk: ActionChunk, now: float, path: JointPath, kinematics: Kinematics) -> ChunkMotion:
+    """Inverse kinematics along a chunk, from the segment that ``now`` falls into; the steps before it are dropped.
 
     Positions are interpolated by monotone cubics (no overshoot beyond a target), rotations along the shortest arc, the
-    gripper linearly. The first segment starts where ``path`` was at the observation. The last one takes twice its
-    time, at an evenly falling speed, so that a chunk that gets no successor ends at rest on its last target.
-
-    Returns:
-        The motion, and the time at which it ends.
+    gripper linearly. The first segment starts where ``path`` was at the observation.
 
     Raises:
         MotionRefused: JOINT_LIMIT, no joint solution for a target.
@@ -114,20 +147,12 @@ def solve_chunk(chunk: ActionChunk, now: float, path: JointPath, kinematics: Kin
         seed = kinematics.inverse(position, quaternion, seed, HOME_PULL)
         values[i, :-1] = seed
     spline = CubicHermiteSpline(times, values, np.gradient(values, times, axis=0))
-    rate = spline.derivative()
-    period, slow_from = chunk.step_period, float(knots[-2])
-
-    def sample(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        part = np.clip((at - slow_from) / (2 * period), 0.0, 1.0)
-        warped = np.where(part > 0, slow_from + period * part * (2 - part), at)
-        warped = np.clip(warped, times[0], times[-1])
-        return spline(warped), rate(warped) * (1 - part)[:, None]
-
-    return sample, float(knots[-1]) + period
+    steps = values[SOLUTIONS_PER_STEP::SOLUTIONS_PER_STEP, :-1]
+    return ChunkMotion(spline, spline.derivative(), chunk.stamp, chunk.step_period, steps)
 
 
 def blend(
-    old: JointPath, new: Sampler, new_end: float, now: float, seconds: float, newest_weight: float
+    old: JointPath, new: ChunkMotion, now: float, seconds: float, newest_weight: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fades from the path that is moving now to a new motion: position and velocity are continuous at ``now``.
 
@@ -138,7 +163,6 @@ def blend(
     Args:
         old: what is moving now.
         new: the new motion.
-        new_end: seconds at which it ends.
         now: seconds at which the fade begins.
         seconds: length of the fade.
         newest_weight: in (0, 1].
@@ -146,9 +170,9 @@ def blend(
     Returns:
         times (T,), values (T, n + 1), rates (T, n + 1).
     """
-    times = _grid(now, max(new_end, now + seconds))
+    times = _grid(now, max(new.end, now + seconds))
     old_values, old_rates = old.sample(times)
-    new_values, new_rates = new(times)
+    new_values, new_rates = new.sample(times)
     weight, weight_rate = _smoothstep(times, now, seconds)
     if newest_weight < 1.0:
         # The share of the old path is given up over its last part, where it is only coming to rest.
@@ -162,16 +186,16 @@ def blend(
     return times, values, rates
 
 
-def fade_seconds(old: JointPath, new: Sampler, now: float, shortest: float, contract: RobotContract) -> float:
-    """How long the fade must take for it to use at most half of the joints' velocity and acceleration limits."""
+def fade_seconds(old: JointPath, new: ChunkMotion, now: float, shortest: float, contract: RobotContract) -> float:
+    """How long the fade must take for it to stay within the joints' velocity and acceleration limits."""
     old_values, old_rates = old.sample(np.array([now]))
-    new_values, new_rates = new(np.array([now]))
+    new_values, new_rates = new.sample(np.array([now]))
     distance = np.abs(new_values - old_values)[0, :-1]
     speed = np.abs(new_rates - old_rates)[0, :-1]
-    velocity, acceleration = np.array(contract.limits.velocity) / 2, np.array(contract.limits.acceleration) / 2
+    velocity, acceleration = np.array(contract.limits.velocity), np.array(contract.limits.acceleration)
     # A smoothstep of height d in T seconds peaks at 1.5 d / T and 6 d / T^2; one of a velocity step v near 4 v / T.
     needed = np.maximum(1.5 * distance / velocity, np.sqrt(6 * distance / acceleration))
-    return float(max(shortest, needed.max(), (2.0 * speed / acceleration).max()))
+    return float(max(shortest, needed.max(), (4.0 * speed / acceleration).max()))
 
 
 def _smoothstep(times: np.ndarray, start: float, seconds: float) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ No clock, no ROS, no randomness: the same calls give the same commands, on a rob
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -21,6 +21,7 @@ from arvrm_ros.motion.chunks import JointPath
 from arvrm_ros.motion.kinematics import Kinematics
 
 TRACKING_GAIN = 25.0  # 1/s: an error against the path decays within 40 ms
+LONGEST_FADE = 6  # times that a fade is made half as long again before a chunk is refused for the way to it
 
 
 class ExecutorState(IntEnum):
@@ -248,27 +249,28 @@ class ChunkExecutor:
                 ExecutionCode.TRACKING_ERROR, f"the arm is {self.tracking_error:.2f} rad from its command"
             )
         commanded = self.kinematics.forward(self._path.at(now)[0][:-1])[0]
-        safety.check_steps(chunk, chunks.first_step_ahead(chunk, now), commanded, self.contract)
-        motion, end = chunks.solve_chunk(chunk, now, self._path, self.kinematics)
+        ahead = chunks.first_step_ahead(chunk, now)
+        safety.check_steps(chunk, ahead, commanded, self.contract)
+        motion = chunks.solve_chunk(chunk, now, self._path, self.kinematics)
+        motion = replace(motion, slowdown=safety.slowdown(motion.steps, motion.period, self.contract))
         seconds = chunks.fade_seconds(self._path, motion, now, self.settings.blend, self.contract)
-        for longer in (1.0, 1.5, 2.5):
-            times, values, rates = chunks.blend(
-                self._path, motion, end, now, longer * seconds, self.settings.newest_weight
-            )
+        for attempt in range(LONGEST_FADE):
+            times, values, rates = chunks.blend(self._path, motion, now, seconds, self.settings.newest_weight)
             try:
-                self._check_path(times, values, rates)
-            except MotionRefused as refusal:
-                refused = refusal
+                self._check_way(times, values)
+            except MotionRefused:
+                if attempt == LONGEST_FADE - 1:
+                    raise
+                seconds *= 1.5
             else:
-                return JointPath.through(times, values, rates)
-        raise refused
+                break
+        return JointPath.through(times, values, rates)
 
-    def _check_path(self, times: np.ndarray, values: np.ndarray, rates: np.ndarray) -> None:
-        spacing = float(times[1] - times[0])
-        safety.check_joint_path(values[:, :-1], rates[:, :-1], spacing, self.contract)
+    def _check_way(self, times: np.ndarray, values: np.ndarray) -> None:
+        safety.check_joint_range(values[:, :-1], self.contract)
         every = 2
         positions = np.stack([self.kinematics.forward(row)[0] for row in values[::every, :-1]])
-        safety.check_cartesian_path(positions, every * spacing, self.contract)
+        safety.check_cartesian_path(positions, every * float(times[1] - times[0]), self.contract)
 
     def _watch(self, now: float) -> None:
         if self.state is not ExecutorState.FOLLOWING:

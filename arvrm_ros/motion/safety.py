@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What has to hold before any motion reaches a controller, whatever the backend.
 
-Nothing is clamped: a chunk passes or is refused whole with :class:`~arvrm_ros.errors.MotionRefused`.
+No value is clamped: a chunk passes or is refused whole with :class:`~arvrm_ros.errors.MotionRefused`. One that asks
+for somewhat faster joints than the limits allow passes, and is followed slower: :func:`slowdown`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from arvrm_ros.errors import ExecutionCode, MotionRefused
 
 UNIT_TOLERANCE = 1e-2  # of a quaternion's norm; messages carry doubles, but policies compute in float32
 OPENING_TOLERANCE = 1e-3  # beyond [0, 1]
+MOST_SLOWDOWN = 2.0  # times
 CLOCK_TOLERANCE = 0.05  # s by which a stamp may lie in the future: two processes read a clock topic at two moments
 
 
@@ -61,7 +63,7 @@ def check_age(chunk: ActionChunk, now: float, newest_stamp: float) -> None:
 
 
 def check_steps(chunk: ActionChunk, first_ahead: int, commanded: np.ndarray, contract: RobotContract) -> None:
-    """Distances between steps, from the commanded position (3,) to the first step still ahead, and the workspace box.
+    """Workspace box, distance and speed between steps, and distance from the commanded position (3,) to the first one.
 
     Raises:
         MotionRefused: STEP_TOO_LARGE or OUT_OF_WORKSPACE.
@@ -83,6 +85,12 @@ def check_steps(chunk: ActionChunk, first_ahead: int, commanded: np.ndarray, con
             ExecutionCode.STEP_TOO_LARGE,
             f"steps {step} and {step + 1} are {distances[step]:.3f} m apart; limits.max_step is {limits.max_step} m",
         )
+    speed = float(distances.max(initial=0.0)) / chunk.step_period
+    if speed > limits.cartesian_velocity:
+        raise MotionRefused(
+            ExecutionCode.STEP_TOO_LARGE,
+            f"its steps ask for {speed:.2f} m/s; limits.cartesian_velocity is {limits.cartesian_velocity} m/s",
+        )
     first = float(np.linalg.norm(positions[first_ahead] - commanded))
     if first > limits.max_first_step:
         raise MotionRefused(
@@ -92,43 +100,57 @@ def check_steps(chunk: ActionChunk, first_ahead: int, commanded: np.ndarray, con
         )
 
 
-def check_joint_path(positions: np.ndarray, velocities: np.ndarray, spacing: float, contract: RobotContract) -> None:
-    """Position, velocity and acceleration limits along a joint path.
+def slowdown(steps: np.ndarray, period: float, contract: RobotContract) -> float:
+    """How many times slower than asked a chunk has to be followed for the joints to keep up; 1 when they can.
 
-    The acceleration is the mean over one step period, which is what a chunk asks for; within it the trajectory
-    generator keeps the instantaneous acceleration and jerk inside the limits.
+    Near a singularity modest end-effector speeds ask for fast joints. Refusing such a chunk would leave a closed-loop
+    policy stuck, asking for it again; up to :data:`MOST_SLOWDOWN` the arm follows slower instead, on the same way.
+    Accelerations are means over two periods: shorter peaks are smoothed by the trajectory generator, which keeps the
+    commands inside the limits at every instant.
 
     Args:
-        positions: (T, n) rad.
-        velocities: (T, n) rad/s.
-        spacing: seconds between two samples.
+        steps: (A, n) rad, joint positions at the steps ahead.
+        period: seconds between two steps.
         contract: whose limits hold.
+
+    Raises:
+        MotionRefused: JOINT_LIMIT, more than that would be needed.
+    """
+    velocities = np.diff(steps, axis=0) / period
+    accelerations = (velocities[2:] - velocities[:-2]) / (2 * period)
+    by_velocity = np.abs(velocities) / np.array(contract.limits.velocity)
+    by_acceleration = np.sqrt(np.abs(accelerations) / np.array(contract.limits.acceleration))
+    factors = np.vstack([np.ones(steps.shape[1]), by_velocity, by_acceleration]).max(axis=0)
+    if factors.max() > MOST_SLOWDOWN:
+        joint = int(factors.argmax())
+        raise MotionRefused(
+            ExecutionCode.JOINT_LIMIT,
+            f"its steps are {factors[joint]:.1f} times too fast for the velocity or acceleration limit of "
+            f"{contract.joints[joint]}",
+        )
+    return float(factors.max())
+
+
+def check_joint_range(positions: np.ndarray, contract: RobotContract) -> None:
+    """Position limits along a joint path (T, n) rad.
 
     Raises:
         MotionRefused: JOINT_LIMIT.
     """
-    limits = contract.limits
-    window = max(1, round(contract.action.step_period / spacing))
-    change = velocities[window:] - velocities[:-window]
-    excess = {
-        "leaves its range": np.maximum(
-            np.array(limits.position_min) - positions, positions - np.array(limits.position_max)
-        ),
-        "exceeds its velocity limit": np.abs(velocities) - np.array(limits.velocity),
-        "exceeds its acceleration limit": np.abs(change) / (window * spacing) - np.array(limits.acceleration),
-    }
-    for what, by in excess.items():
-        if by.size and by.max() > 1e-6:
-            joint = int(np.argmax(by.max(axis=0)))
-            raise MotionRefused(
-                ExecutionCode.JOINT_LIMIT, f"the motion {what}: {contract.joints[joint]} by {by.max():.3f}"
-            )
+    lower, upper = np.array(contract.limits.position_min), np.array(contract.limits.position_max)
+    excess = np.maximum(lower - positions, positions - upper).max(axis=0)
+    if excess.max() > 1e-6:
+        joint = contract.joints[int(excess.argmax())]
+        raise MotionRefused(
+            ExecutionCode.JOINT_LIMIT, f"the motion leaves the range of {joint} by {excess.max():.3f} rad"
+        )
 
 
 def check_cartesian_path(positions: np.ndarray, spacing: float, contract: RobotContract) -> None:
     """Workspace and speed of the end effector along a path, the way from the commanded pose included.
 
-    An arm that starts outside the workspace may come back in: the box is widened to hold the first sample.
+    An arm that starts outside the workspace may come back in, and one that is too fast may slow down: box and speed
+    limit are widened to hold the first sample.
 
     Args:
         positions: (T, 3) metres, base frame.
@@ -146,8 +168,9 @@ def check_cartesian_path(positions: np.ndarray, spacing: float, contract: RobotC
     if outside.any():
         where = _metres(positions[int(np.argmax(outside))])
         raise MotionRefused(ExecutionCode.OUT_OF_WORKSPACE, f"the way to the steps leaves the workspace at {where}")
-    speed = float(np.linalg.norm(np.diff(positions, axis=0), axis=1).max(initial=0.0)) / spacing
-    if speed > limits.cartesian_velocity:
+    speeds = np.linalg.norm(np.diff(positions, axis=0), axis=1) / spacing
+    speed = float(speeds.max(initial=0.0))
+    if speed > max(limits.cartesian_velocity, 1.05 * speeds[0]):
         raise MotionRefused(
             ExecutionCode.STEP_TOO_LARGE,
             f"the end effector would move at {speed:.2f} m/s; limits.cartesian_velocity is {limits.cartesian_velocity}",
