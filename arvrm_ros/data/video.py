@@ -50,7 +50,7 @@ def read_video(path: Path | str) -> tuple[np.ndarray, float]:
             stream = container.streams.video[0]
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
             rate = stream.average_rate
-    except (OSError, IndexError) as error:
+    except (av.error.FFmpegError, OSError, IndexError) as error:
         raise DataError(f"cannot read the video {path}: {error}") from None
     if not frames or not rate:
         raise DataError(f"the video {path} has no frames")
