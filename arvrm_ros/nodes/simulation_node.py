@@ -53,6 +53,9 @@ class SimulationParameters(Parameters):
     variant: str = parameter("D", "look of the table", choices=("A", "B", "C", "D"))
     task: str = parameter("", "id of the task to judge from the start; empty judges none")
     real_time_factor: float = parameter(1.0, "simulated seconds per wall-clock second", low=0.05, high=20.0)
+    end_velocity: bool = parameter(
+        True, "whether a trajectory's last point may move (allow_nonzero_velocity_at_trajectory_end of ros2_control)"
+    )
     image_rate: float = parameter(10.0, "images per simulated second and camera", unit="Hz", low=0.5, high=50.0)
     status_rate: float = parameter(10.0, "task judgements per simulated second", unit="Hz", low=0.5, high=100.0)
 
@@ -96,8 +99,8 @@ class SimulationNode(ManagedNode):
         fingers = self._world.finger_joints
         self._joint_names = [*contract.joints, *fingers]
         self._lock = threading.Lock()  # guards the two controllers
-        self._arm = TrajectoryController(contract.joints)
-        self._gripper = TrajectoryController((contract.gripper.joint,))
+        self._arm = TrajectoryController(contract.joints, self.params.end_velocity)
+        self._gripper = TrajectoryController((contract.gripper.joint,), self.params.end_velocity)
         self._hold_measured()
 
         self._clock_publisher = self._publisher(Clock, "/clock", qos.CLOCK)
@@ -173,7 +176,9 @@ class SimulationNode(ManagedNode):
             with self._lock:
                 controller.accept(list(message.joint_names), points, start, self._ticks * TICK)
         except TrajectoryError as error:
-            self.get_logger().error(f"{topic}: {error}")
+            self.edges.update(topic, f"rejected: {error}")
+        else:
+            self.edges.update(topic, None)
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
         done: Future[None] = Future()

@@ -32,15 +32,17 @@ class TrajectoryController:
     """Interpolates joint trajectories from where the joints are commanded to be now.
 
     Linear between positions; cubic where both ends have velocities. As with the real controller's defaults, every
-    joint has to be named (in any order), times have to increase, and the last point has to be at rest. A new
-    trajectory replaces the old one from now on; after its end the last point is held.
+    joint has to be named (in any order) and times have to increase. A new trajectory replaces the old one from now on;
+    after its end the last point is held.
 
     Args:
         joints: names, in the order of all arrays in and out.
+        end_velocity: whether the last point may move, the real controller's ``allow_nonzero_velocity_at_trajectory_end``.
     """
 
-    def __init__(self, joints: tuple[str, ...]) -> None:
+    def __init__(self, joints: tuple[str, ...], end_velocity: bool = False) -> None:
         self.joints = joints
+        self._end_velocity = end_velocity
         self.reset(np.zeros(len(joints)), 0.0)
 
     def reset(self, positions: np.ndarray, now: float) -> None:
@@ -94,7 +96,7 @@ class TrajectoryController:
         if times[0] < 0 or any(b <= a for a, b in pairwise(times)):
             raise TrajectoryError("time_from_start does not increase from point to point")
         last = points[-1].velocities
-        if last is not None and np.any(np.abs(last) > 1e-6):
+        if not self._end_velocity and last is not None and np.any(np.abs(last) > 1e-6):
             raise TrajectoryError("velocity of the last point is not zero")
 
     def sample(self, now: float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,250 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A thin Python client of a running suite: give it an instruction, watch what comes of it.
+
+with Commander(domain=0) as robot:
+    outcome = robot.follow("open the drawer")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import rclpy
+from action_msgs.srv import CancelGoal
+from rclpy.action import ActionClient
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+from sensor_msgs.msg import Image
+from typing_extensions import Self
+
+from arvrm_ros import msg as messages
+from arvrm_ros.action import FollowInstruction
+from arvrm_ros.contract import RobotContract
+from arvrm_ros.data.types import RetrievedMotion
+from arvrm_ros.errors import ArvrmError
+from arvrm_ros.nodes import conversions, qos
+from arvrm_ros.srv import ResetScene
+
+
+class CommanderError(ArvrmError):
+    """The suite does not answer; the message says which part."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an instruction; the fields are those of ``FollowInstruction``'s result."""
+
+    success: bool
+    error_code: int
+    error_msg: str
+    success_source: str
+    steps: int
+    seconds: float
+
+
+class Commander:
+    """Talks to the nodes of one ROS domain, with a context and an executor thread of its own.
+
+    Args:
+        domain: ROS domain; None takes ``ROS_DOMAIN_ID``.
+        sim_time: follow /clock.
+    """
+
+    def __init__(self, domain: int | None = None, sim_time: bool = False) -> None:
+        self._context = Context()
+        options = {} if domain is None else {"domain_id": domain}
+        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO, **options)
+        self.node = Node(
+            "commander",
+            context=self._context,
+            parameter_overrides=[Parameter("use_sim_time", Parameter.Type.BOOL, sim_time)],
+        )
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        group = ReentrantCallbackGroup()
+        self._follow = ActionClient(self.node, FollowInstruction, "/follow_instruction", callback_group=group)
+        self._reset = self.node.create_client(ResetScene, "/simulation/reset", callback_group=group)
+        self._goal: Any = None
+        self._thread = threading.Thread(target=self._spin, name="commander", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops what is being followed and leaves the graph; harmless when repeated."""
+        if not self._context.ok():
+            return
+        if self._goal is not None:
+            self.stop()
+        self._executor.shutdown()
+        self._thread.join(timeout=5.0)
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+    def follow(
+        self,
+        instruction: str,
+        timeout: float = 0.0,
+        on_feedback: Callable[[FollowInstruction.Feedback], None] | None = None,
+        patience: float = 30.0,
+    ) -> Outcome:
+        """Has an instruction followed, and waits until it is over.
+
+        Args:
+            instruction: plain words.
+            timeout: seconds (ROS time) for the robot; 0 takes the policy node's default.
+            on_feedback: called in another thread with each feedback.
+            patience: wall seconds to wait for the policy node to answer at all.
+
+        Raises:
+            CommanderError: no policy node, or it went away.
+        """
+        if not self._follow.wait_for_server(timeout_sec=patience):
+            raise CommanderError("no policy_node serves /follow_instruction: is the suite up on this ROS_DOMAIN_ID?")
+        sent = self._follow.send_goal_async(
+            FollowInstruction.Goal(instruction=instruction, timeout=float(timeout)),
+            feedback_callback=None if on_feedback is None else lambda message: on_feedback(message.feedback),
+        )
+        self._goal = self._wait(sent, patience, "policy_node did not take the instruction")
+        try:
+            result = self._wait(self._goal.get_result_async(), None, "").result
+        finally:
+            self._goal = None
+        return Outcome(
+            result.success, result.error_code, result.error_msg, result.success_source, result.steps, result.seconds
+        )
+
+    def stop(self, patience: float = 5.0) -> bool:
+        """Cancels the instruction being followed, from any thread; False when there is none or nobody answers."""
+        goal = self._goal
+        if goal is None:
+            return False
+        try:
+            response = self._wait(goal.cancel_goal_async(), patience, "policy_node did not take the cancel")
+        except CommanderError:
+            return False
+        return response.return_code == CancelGoal.Response.ERROR_NONE
+
+    def reset_scene(self, seed: int, task: str = "", variant: str = "", patience: float = 30.0) -> None:
+        """Puts the simulated tabletop into a fresh state.
+
+        Raises:
+            CommanderError: no simulator, or it refused.
+        """
+        if not self._reset.wait_for_service(timeout_sec=patience):
+            raise CommanderError("no simulation_node serves /simulation/reset")
+        request = ResetScene.Request(seed=seed, task=task, variant=variant)
+        response = self._wait(self._reset.call_async(request), patience, "simulation_node did not reset the scene")
+        if not response.success:
+            raise CommanderError(f"the scene was not reset: {response.message}")
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    def _wait(self, future: Future, timeout: float | None, problem: str) -> Any:
+        """Waits in small pieces, so that Ctrl-C is noticed and a dead server is too."""
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        give_up = None if timeout is None else time.monotonic() + timeout
+        while not done.wait(0.2):
+            if give_up is not None and time.monotonic() > give_up:
+                raise CommanderError(problem)
+            if timeout is None and not self._follow.server_is_ready():
+                raise CommanderError("policy_node went away while following")
+        return future.result()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A value and the stamp of the message it came in, seconds."""
+
+    stamp: float
+    value: Any
+
+
+class Recorder:
+    """Listens to everything a report shows, between :meth:`start` and :meth:`stop`.
+
+    Streams: ``images/NAME`` (uint8 RGB), ``retrieved`` (list of RetrievedMotion, confidence, mode, instruction),
+    ``chunk`` (stages, progress), ``execution`` (state, error_msg, tracking_error, capture_to_command), ``task``
+    (success, scene), ``feedback`` is the caller's.
+    """
+
+    def __init__(self, commander: Commander, contract: RobotContract) -> None:
+        self._lock = threading.Lock()
+        self._recording = False
+        self._samples: dict[str, list[Sample]] = defaultdict(list)
+        self.analogy_map: messages.AnalogyMap | None = None
+        node = commander.node
+        for name, camera in contract.observation.cameras.items():
+            node.create_subscription(Image, camera.topic, lambda m, n=name: self._on_image(n, m), qos.SENSOR)
+        node.create_subscription(messages.RetrievedMotions, "/retrieved_motions", self._on_retrieved, qos.LATCHED)
+        node.create_subscription(messages.ActionChunk, "/action_chunk", self._on_chunk, qos.RELIABLE)
+        node.create_subscription(messages.ExecutionStatus, "/execution_status", self._on_execution, qos.RELIABLE)
+        node.create_subscription(messages.TaskStatus, "/task_status", self._on_task, qos.RELIABLE)
+        node.create_subscription(messages.AnalogyMap, "/analogy_map", self._on_map, qos.LATCHED)
+
+    def start(self) -> None:
+        """Forgets what was recorded, and records from now on."""
+        with self._lock:
+            self._samples = defaultdict(list)
+            self._recording = True
+
+    def stop(self) -> dict[str, list[Sample]]:
+        """What was recorded, per stream."""
+        with self._lock:
+            self._recording = False
+            return dict(self._samples)
+
+    def _add(self, stream: str, message: Any, value: Any) -> None:
+        with self._lock:
+            if self._recording:
+                self._samples[stream].append(Sample(conversions.to_seconds(message.header.stamp), value))
+
+    def _on_image(self, name: str, message: Image) -> None:
+        self._add(f"images/{name}", message, np.array(conversions.message_to_image(message)))
+
+    def _on_retrieved(self, message: messages.RetrievedMotions) -> None:
+        motions: list[RetrievedMotion] = conversions.message_to_retrieved(message)
+        value = {"motions": motions, "confidence": message.confidence, "mode": message.mode}
+        self._add("retrieved", message, value | {"instruction": message.instruction})
+
+    def _on_chunk(self, message: messages.ActionChunk) -> None:
+        if message.poses:
+            stages = dict(zip(message.stage, map(float, message.stage_seconds), strict=False))
+            self._add("chunk", message, {"stages": stages, "progress": message.progress})
+
+    def _on_execution(self, message: messages.ExecutionStatus) -> None:
+        value = {
+            "state": message.state,
+            "error_msg": message.error_msg,
+            "sequence": message.sequence,
+            "tracking_error": message.tracking_error,
+            "capture_to_command": message.capture_to_command,
+        }
+        self._add("execution", message, value)
+
+    def _on_task(self, message: messages.TaskStatus) -> None:
+        self._add("task", message, {"success": message.success, "scene": message.scene})
+
+    def _on_map(self, message: messages.AnalogyMap) -> None:
+        with self._lock:
+            self.analogy_map = message

@@ -1,0 +1,461 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Follows instructions: serves ``FollowInstruction``, asks for human clips, turns observations into action chunks.
+
+The policy runs in a thread of its own, once per new set of images; callbacks only hand it inputs. Every goal ends in
+one place, a timer on the wall clock, so that it also ends when simulated time stands still.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.clock import Clock, ClockType
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+
+from arvrm_ros import msg as messages
+from arvrm_ros.action import FollowInstruction
+from arvrm_ros.errors import ArvrmError, ExecutionCode, InstructionCode
+from arvrm_ros.nodes import conversions, qos
+from arvrm_ros.nodes.lifecycle import ManagedNode, run_node
+from arvrm_ros.nodes.parameters import Parameters, parameter
+from arvrm_ros.policies import load_policy
+from arvrm_ros.policies.observing import ObservationBuffer, StaleInputError
+from arvrm_ros.resources import resource
+
+SUPERVISION_PERIOD = 0.02  # s
+
+
+@dataclass(frozen=True)
+class PolicyParameters(Parameters):
+    """Parameters of the policy node."""
+
+    policy: str = parameter(
+        "arvrm_tabletop", "checkpoint: NAME of checkpoints/NAME, or the path of a checkpoint's folder"
+    )
+    threads: int = parameter(1, "CPU threads of the inference", low=1, high=64)
+    timeout: float = parameter(60.0, "time for a goal that names none", unit="s", low=1.0, high=3600.0)
+    retrieval_timeout: float = parameter(
+        3.0, "wait for retrieved clips before following without them; 0 does not wait", unit="s", low=0.0, high=60.0
+    )
+    stale_grace: float = parameter(
+        2.0, "silence of an input, beyond its limit, that fails the goal", unit="s", low=0.1, high=60.0
+    )
+    refused_chunks: int = parameter(20, "chunks refused in a row that fail the goal", low=1, high=1000)
+    success: str = parameter(
+        "auto", "who ends an instruction with success; auto: the oracle where one judges, else the policy",
+        choices=("auto", "oracle", "policy"),
+    )  # fmt: skip
+    progress_threshold: float = parameter(0.95, "progress at which the policy calls a task done", low=0.1, high=1.0)
+    progress_chunks: int = parameter(8, "chunks in a row above the threshold", low=1, high=1000)
+
+
+@dataclass
+class _Session:
+    """One goal in progress. Guarded by the node's lock where two threads touch it."""
+
+    goal: ServerGoalHandle
+    instruction: str
+    started: float  # ROS seconds
+    timeout: float
+    motions: list[Any] | None = None  # retrieved; None: not answered yet
+    confidence: float = 0.0
+    captions: list[str] = field(default_factory=list)
+    following: bool = False
+    steps: int = 0
+    progress: float = 0.0
+    above: int = 0  # chunks in a row with progress above the threshold
+    last_stamp: float = -np.inf  # of the newest observation used
+    since_accepted: int = 0  # chunks sent since the executor last accepted one
+    accepted: int = -1  # the executor's last accepted sequence
+    refusal: str = ""
+    stale_since: float | None = None  # monotonic
+    stale: StaleInputError | None = None
+    judged: bool = False  # the oracle has said "not yet" during this goal
+    succeeded: str = ""  # by whom
+    failure: tuple[InstructionCode, str] | None = None
+
+
+class PolicyNode(ManagedNode):
+    """See the module."""
+
+    params: PolicyParameters
+
+    def __init__(self) -> None:
+        super().__init__("policy_node", PolicyParameters)
+        self._entities: list[Callable[[], Any]] = []
+        self._wake = threading.Condition()  # guards the session, the buffer and the flags below
+        self._session: _Session | None = None
+        self._running = False
+        self._thread: threading.Thread | None = None
+        self._timer: Any = None
+        self._sequence = 0
+        self._last_seconds = 0.0
+        self._result: tuple[FollowInstruction.Result, str] | None = None
+
+    def configure(self) -> None:
+        self._policy = load_policy(_checkpoint(self.params.policy), self.contract)
+        _limit_threads(self.params.threads)
+        self._buffer = ObservationBuffer(self.contract)
+        self._last_input: dict[str, float] = {}  # monotonic arrival per topic
+        observation = self.contract.observation
+        self._instructions = self._made(self.create_publisher(String, "/instruction", qos.LATCHED))
+        self._chunks = self._made(self.create_publisher(messages.ActionChunk, "/action_chunk", qos.RELIABLE))
+        self._maps = self._made(self.create_publisher(messages.AnalogyMap, "/analogy_map", qos.LATCHED))
+        for name, camera in observation.cameras.items():
+            self._subscribe(Image, camera.topic, lambda m, name=name: self._on_image(name, m), qos.SENSOR)
+        self._subscribe(JointState, observation.joint_states.topic, self._on_joints, qos.SENSOR)
+        self._subscribe(messages.RetrievedMotions, "/retrieved_motions", self._on_retrieved, qos.LATCHED)
+        self._subscribe(messages.ExecutionStatus, "/execution_status", self._on_execution, qos.RELIABLE)
+        self._subscribe(messages.TaskStatus, "/task_status", self._on_task, qos.RELIABLE)
+        server = ActionServer(
+            self,
+            FollowInstruction,
+            "/follow_instruction",
+            self._finish,
+            handle_accepted_callback=self._on_goal,
+            cancel_callback=lambda _: CancelResponse.ACCEPT,
+        )
+        self._entities.append(server.destroy)
+
+    def activate(self) -> None:
+        self._buffer.clear()
+        self._running = True
+        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+        self._thread.start()
+        self._timer = self.create_timer(
+            SUPERVISION_PERIOD, self._supervise, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+        self._instructions.publish(String(data=""))
+        self._publish_map()
+
+    def deactivate(self) -> None:
+        if self._timer is not None:
+            self.destroy_timer(self._timer)
+            self._timer = None
+        if self._session is not None:
+            self._end(self._session, InstructionCode.NOT_ACTIVE, "the policy node was deactivated")
+        with self._wake:
+            self._running = False
+            self._wake.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def cleanup(self) -> None:
+        for destroy in reversed(self._entities):
+            destroy()
+        self._entities = []
+
+    def diagnose(self) -> Mapping[str, str | float]:
+        session = self._session
+        return {
+            "policy": self._policy.name,
+            "instruction": session.instruction if session else "",
+            "chunks": self._sequence,
+            "policy_ms": round(1e3 * self._last_seconds, 1),
+        }
+
+    def _made(self, publisher: Any) -> Any:
+        self._entities.append(lambda: self.destroy_publisher(publisher))
+        return publisher
+
+    def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None], profile: Any) -> None:
+        subscription = self.create_subscription(kind, topic, callback, profile)
+        self._entities.append(lambda: self.destroy_subscription(subscription))
+
+    # Inputs, in the executor's thread.
+
+    def _on_image(self, camera: str, message: Image) -> None:
+        topic = self.contract.observation.cameras[camera].topic
+        try:
+            image = conversions.message_to_image(message)
+            with self._wake:
+                self._buffer.add_image(camera, conversions.to_seconds(message.header.stamp), image)
+                self._last_input[topic] = time.monotonic()
+                self._wake.notify_all()
+        except ArvrmError as error:
+            self.edges.update(topic, str(error))
+        else:
+            self.edges.update(topic, None)
+
+    def _on_joints(self, message: JointState) -> None:
+        try:
+            positions, _, gripper = conversions.joint_state_to_arrays(message, self.contract)
+        except ArvrmError as error:
+            self.edges.update("joint states", str(error))
+            return
+        self.edges.update("joint states", None)
+        with self._wake:
+            self._buffer.add_joints(conversions.to_seconds(message.header.stamp), positions, gripper)
+            self._last_input[self.contract.observation.joint_states.topic] = time.monotonic()
+
+    def _on_retrieved(self, message: messages.RetrievedMotions) -> None:
+        with self._wake:
+            session = self._session
+            if session is None or message.instruction != session.instruction:
+                return
+            if conversions.to_seconds(message.header.stamp) < session.started - 1e-3:
+                return  # the latched answer to the same words, said earlier in another scene
+            try:
+                session.motions = conversions.message_to_retrieved(message)
+            except ArvrmError as error:
+                self.edges.update("retrieved motions", str(error))
+                return
+            self.edges.update("retrieved motions", None)
+            session.confidence = message.confidence
+            session.captions = [motion.caption for motion in message.motions]
+            self._wake.notify_all()
+
+    def _on_execution(self, message: messages.ExecutionStatus) -> None:
+        with self._wake:
+            session = self._session
+            if session is None:
+                return
+            if message.error_code == ExecutionCode.NONE or message.sequence != session.accepted:
+                session.accepted, session.since_accepted = message.sequence, 0
+            session.refusal = message.error_msg
+
+    def _on_task(self, message: messages.TaskStatus) -> None:
+        with self._wake:
+            session = self._session
+            if session is None or not message.task or self.params.success == "policy":
+                return
+            if conversions.to_seconds(message.header.stamp) < session.started:
+                return
+            if not message.success:
+                session.judged = True
+            elif session.judged:  # done during this goal, not before it
+                session.succeeded = "oracle"
+
+    # Goals, in the executor's thread. A goal is carried out by timer and inference thread; `execute` only at its end
+    # hands the result over, so that no callback ever blocks.
+
+    def _on_goal(self, goal: ServerGoalHandle) -> None:
+        instruction = goal.request.instruction.strip()
+        session = _Session(goal, instruction, self.now(), goal.request.timeout or self.params.timeout)
+        if not self.is_active:
+            self._conclude(session, InstructionCode.NOT_ACTIVE, "the policy node is not active")
+            return
+        if not instruction:
+            self._conclude(session, InstructionCode.EMPTY_INSTRUCTION, "the instruction is empty")
+            return
+        if not (np.isfinite(session.timeout) and session.timeout > 0):
+            session.timeout = self.params.timeout
+        if self._session is not None:
+            self._end(self._session, InstructionCode.PREEMPTED, "a newer instruction took over")
+        with self._wake:
+            self._session = session
+            self._wake.notify_all()
+        self._instructions.publish(String(data=instruction))
+        self.get_logger().info(f"following {instruction!r}")
+
+    def _supervise(self) -> None:
+        session = self._session
+        if session is None:
+            return
+        with self._wake:
+            ending = self._ending(session)
+        if ending is not None:
+            self._end(session, *ending)
+
+    def _ending(self, session: _Session) -> tuple[InstructionCode, str] | None:
+        """Why the goal is over now, None when it goes on."""
+        self._watch_inputs(session)
+        if session.goal.is_cancel_requested:
+            return InstructionCode.CANCELED, "canceled; the arm comes to rest"
+        if session.succeeded:
+            return InstructionCode.NONE, ""
+        if session.failure is not None:
+            return session.failure
+        if self.now() - session.started > session.timeout:
+            return InstructionCode.TIMEOUT, f"not done within {session.timeout:g} s"
+        if session.stale is not None and time.monotonic() - (session.stale_since or 0.0) > self.params.stale_grace:
+            return session.stale.code, str(session.stale)
+        if session.since_accepted >= self.params.refused_chunks and session.refusal:
+            return InstructionCode.EXECUTION_REFUSED, session.refusal
+        return None
+
+    def _watch_inputs(self, session: _Session) -> None:
+        """Notes since when an input is missing: by its stamps or, when the clock stands still, by the wall clock."""
+        try:
+            self._buffer.check(self.now())
+            for topic, seen in self._last_input.items():
+                if time.monotonic() - seen > self.params.stale_grace:
+                    images = topic != self.contract.observation.joint_states.topic
+                    code = InstructionCode.STALE_IMAGES if images else InstructionCode.STALE_JOINT_STATES
+                    raise StaleInputError(code, f"{topic} is silent for more than {self.params.stale_grace:g} s")
+        except StaleInputError as error:
+            if session.stale is None:
+                session.stale_since = time.monotonic()
+            session.stale = error
+            self.edges.update("observation", str(error))
+        else:
+            session.stale = None
+            self.edges.update("observation", None)
+
+    def _end(self, session: _Session, code: InstructionCode, message: str) -> None:
+        """Ends the goal in progress: the arm is asked to rest, the instruction is cleared, the result is sent."""
+        with self._wake:
+            self._session = None
+            self._publish_hold(session)
+        self._instructions.publish(String(data=""))
+        self._conclude(session, code, message)
+        self.get_logger().info(
+            f"{session.instruction!r}: {'done' if code == InstructionCode.NONE else f'{code.name}: {message}'} "
+            f"after {session.steps} chunks, {self.now() - session.started:.1f} s"
+        )
+
+    def _publish_hold(self, session: _Session) -> None:
+        """An empty chunk: come to rest now instead of following the last chunk to its end."""
+        hold = messages.ActionChunk(
+            header=conversions.header(self.now(), self.contract.base_frame), instruction=session.instruction
+        )
+        self._chunks.publish(hold)
+
+    def _conclude(self, session: _Session, code: InstructionCode, message: str) -> None:
+        result = FollowInstruction.Result(
+            error_code=int(code),
+            error_msg=message,
+            success=code == InstructionCode.NONE,
+            success_source=session.succeeded or ("oracle" if session.judged else "policy"),
+            steps=session.steps,
+            seconds=max(0.0, self.now() - session.started),
+        )
+
+        def hand_over(goal: ServerGoalHandle) -> FollowInstruction.Result:
+            if code == InstructionCode.NONE and not goal.is_cancel_requested:
+                goal.succeed()
+            elif goal.is_cancel_requested:
+                goal.canceled()
+            else:
+                goal.abort()
+            return result
+
+        session.goal.execute(hand_over)
+
+    def _finish(self, goal: ServerGoalHandle) -> FollowInstruction.Result:
+        raise RuntimeError("goals are executed with their own callback")
+
+    # Inference, in a thread of its own.
+
+    def _work(self) -> None:
+        current: _Session | None = None
+        used: list[Any] | None = None
+        while True:
+            with self._wake:
+                while self._running and not self._ready():
+                    self._wake.wait(timeout=0.1)
+                if not self._running:
+                    return
+                session = self._session
+                assert session is not None
+                try:
+                    observation = self._buffer.observation(self.now())
+                except StaleInputError:
+                    self._wake.wait(timeout=0.05)  # the supervision reports it
+                    continue
+                session.last_stamp = observation.stamp
+                motions = session.motions
+            try:
+                if session is not current:
+                    self._policy.reset(session.instruction)
+                    current, used = session, None
+                if motions is not used or not session.following:
+                    self._policy.set_retrieved(motions or [])
+                    used = motions
+                self._step(session, observation)
+            except ArvrmError as error:
+                self._fail(session, str(error))
+            except Exception as error:
+                self.get_logger().error(f"the policy failed: {type(error).__name__}: {error}", throttle_duration_sec=5)
+                self._fail(session, f"{type(error).__name__}: {error}")
+
+    def _ready(self) -> bool:
+        """Whether there is a goal whose clips have come, or are not waited for, and an image set not used yet."""
+        session = self._session
+        if session is None or session.failure is not None or session.succeeded:
+            return False
+        if session.motions is None and self.now() - session.started < self.params.retrieval_timeout:
+            return False
+        stamp = self._buffer.newest_stamp()
+        return stamp is not None and stamp > session.last_stamp and stamp >= session.started
+
+    def _step(self, session: _Session, observation: Any) -> None:
+        age = self.now() - observation.stamp
+        started = time.perf_counter()
+        chunk = self._policy.predict_chunk(observation)
+        seconds = time.perf_counter() - started
+        self._last_seconds = seconds
+        chunk.stages = {"image_to_policy": max(0.0, age), **chunk.stages, "policy_step": seconds}
+        chunk.instruction = session.instruction
+        with self._wake:
+            if session is not self._session:
+                return  # ended while the policy was thinking
+            self._sequence += 1
+            chunk.sequence = self._sequence
+            session.steps += 1
+            session.since_accepted += 1
+            session.following = True
+            session.progress = chunk.progress
+            self._judge_progress(session)
+            self._chunks.publish(conversions.chunk_to_message(chunk, self.contract.base_frame))
+        session.goal.publish_feedback(
+            FollowInstruction.Feedback(
+                phase="following",
+                step=session.steps,
+                progress=float(chunk.progress),
+                confidence=float(session.confidence),
+                retrieved=session.captions,
+                policy_seconds=seconds,
+            )
+        )
+        if session.steps == 1:
+            self._publish_map()
+
+    def _judge_progress(self, session: _Session) -> None:
+        """Without an oracle, the policy's own estimate ends the instruction."""
+        session.above = session.above + 1 if session.progress >= self.params.progress_threshold else 0
+        own = self.params.success == "policy" or (self.params.success == "auto" and not session.judged)
+        if own and session.above >= self.params.progress_chunks:
+            session.succeeded = "policy"
+
+    def _fail(self, session: _Session, reason: str) -> None:
+        with self._wake:
+            session.failure = (InstructionCode.POLICY_FAILED, reason)
+
+    def _publish_map(self) -> None:
+        weights = self._policy.analogy_map
+        if weights is not None:
+            self._maps.publish(conversions.analogy_map_to_message(weights, self.now()))
+
+
+def _checkpoint(name_or_path: str) -> Path:
+    """A path as it is, else a shipped checkpoint's folder."""
+    return Path(name_or_path) if Path(name_or_path).exists() else resource("checkpoints", name_or_path)
+
+
+def _limit_threads(threads: int) -> None:
+    """Limits PyTorch, if the policy uses it; more threads than cores make a step slower, not faster."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+
+
+def main() -> int:
+    """Runs the node."""
+    return run_node(PolicyNode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
