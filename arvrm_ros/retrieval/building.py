@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import multiprocessing
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -168,13 +169,11 @@ def encoder_fingerprints(image_encoder: Path | None = None) -> dict[str, str]:
 
 
 def _process(folders: list[Path], options: BuildOptions, workers: int) -> Iterator[tuple[HumanClip, bytes] | str]:
-    jobs = [(folder, options) for folder in folders]
-    if workers <= 1 or len(jobs) <= 1:
-        yield from map(_process_one, jobs)
+    if not folders:
         return
     # Spawned, not forked: LanceDB, PyTorch and MediaPipe run threads of their own.
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs)), _start_worker) as pool:
-        yield from pool.imap(_process_one, jobs)
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(folders)), _start_worker) as pool:
+        yield from pool.imap(_process_one, [(folder, options) for folder in folders])
 
 
 def _start_worker() -> None:
@@ -182,6 +181,10 @@ def _start_worker() -> None:
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    # MediaPipe's native code prints several lines per video over the progress bar. Exceptions still reach the parent.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
 
 
 def _process_one(job: tuple[Path, BuildOptions]) -> tuple[HumanClip, bytes] | str:
