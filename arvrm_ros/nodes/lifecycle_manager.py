@@ -1,0 +1,271 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Brings nodes up in order, watches their heartbeats, stops the arm when one goes silent, takes them down in reverse.
+
+Exit status: 0 after SIGINT or SIGTERM, 1 when the suite could not be brought up or a node was lost. Whoever started the
+suite ends the other processes when this one ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.client import Client
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import Empty
+from std_srvs.srv import Trigger
+
+from arvrm_ros.errors import ArvrmError
+from arvrm_ros.nodes import qos
+from arvrm_ros.nodes.lifecycle import HEARTBEAT_PERIOD, EdgeLogger
+from arvrm_ros.nodes.parameters import Parameters, declare, parameter, read
+from arvrm_ros.suite import MANAGER, SUITE_UP
+
+TRANSITIONS = {
+    "configure": Transition.TRANSITION_CONFIGURE,
+    "activate": Transition.TRANSITION_ACTIVATE,
+    "deactivate": Transition.TRANSITION_DEACTIVATE,
+    "cleanup": Transition.TRANSITION_CLEANUP,
+}
+UNDO = {"configure": "cleanup", "activate": "deactivate"}
+
+
+class SuiteFailed(ArvrmError):
+    """The suite cannot be brought up or kept up; the message names the node and the reason."""
+
+
+class Interrupted(Exception):
+    """A signal asked for the end while something was waited for."""
+
+
+@dataclass(frozen=True)
+class ManagerParameters(Parameters):
+    """Parameters of :class:`LifecycleManager`."""
+
+    managed_nodes: tuple[str, ...] = parameter(("",), "names of the nodes in the order in which they are brought up")
+    required_topics: tuple[str, ...] = parameter(
+        ("",), "topics that must have a publisher before anything is configured"
+    )
+    heartbeat_timeout: float = parameter(
+        4.0, "a node without heartbeat for longer is lost", unit="s", low=2 * HEARTBEAT_PERIOD, high=60.0
+    )
+    discovery_timeout: float = parameter(
+        60.0, "wait for nodes to start and required topics to appear", unit="s", low=1.0, high=600.0
+    )
+    transition_timeout: float = parameter(120.0, "wait for one transition of a node", unit="s", low=1.0, high=600.0)
+
+
+@dataclass
+class _Heartbeat:
+    """The newest heartbeat of one node: when it came (monotonic seconds) and what it said."""
+
+    at: float
+    state: str
+    problem: str
+
+
+class LifecycleManager(Node):
+    """Callbacks only keep notes; :meth:`run` does the work in the main thread."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        super().__init__(MANAGER)
+        declare(self, ManagerParameters)
+        self._stop = stop
+        self._params = read(self, ManagerParameters)
+        self._nodes = [name for name in self._params.managed_nodes if name]
+        self._edges = EdgeLogger(self.get_logger())
+        self._heartbeats: dict[str, _Heartbeat] = {}
+        self._identity = f"pid {os.getpid()} on {socket.gethostname()}"
+        self._other = ""
+        self._state = "starting"
+        self._brought: list[tuple[str, str]] = []  # (node, transition) to undo, newest last
+        self._change: dict[str, Client[Any, Any]] = {
+            name: self.create_client(ChangeState, f"/{name}/change_state") for name in self._nodes
+        }
+        self._stop_service: Client[Any, Any] = self.create_client(Trigger, "/execution/emergency_stop")
+        self._stop_topic = self.create_publisher(Empty, "/emergency_stop", qos.RELIABLE)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.RELIABLE)
+        self.create_timer(HEARTBEAT_PERIOD, self._publish_diagnostics)
+
+    def run(self) -> int:
+        """Brings the suite up, watches it until a signal or a loss, takes it down; returns the exit status."""
+        try:
+            self._refuse_second_suite()
+            self._await_topics()
+            for transition in ("configure", "activate"):
+                for name in self._nodes:
+                    self._bring(name, transition)
+            self._state = "active"
+            self.get_logger().info(f"{SUITE_UP}: {', '.join(self._nodes)}")
+            self._watch()
+            status = 0
+        except Interrupted:
+            status = 0
+        except SuiteFailed as error:
+            self.get_logger().fatal(str(error))
+            status = 1
+        self._state = "stopping"
+        self._take_down()
+        return status
+
+    def _refuse_second_suite(self) -> None:
+        """Heartbeats, not the graph: the graph shows a killed suite for a while longer."""
+        self._wait(lambda: bool(self._other), 2.5 * HEARTBEAT_PERIOD)
+        if self._other:
+            domain = os.environ.get("ROS_DOMAIN_ID", "0")
+            raise SuiteFailed(
+                f"another suite is running on ROS_DOMAIN_ID {domain} ({self._other}): stop it, or set another "
+                "ROS_DOMAIN_ID"
+            )
+
+    def _await_topics(self) -> None:
+        def absent() -> list[str]:
+            return [topic for topic in self._params.required_topics if topic and not self.count_publishers(topic)]
+
+        if not self._wait(lambda: not absent(), self._params.discovery_timeout):
+            raise SuiteFailed(
+                f"nobody publishes {', '.join(absent())}: start the robot's and the cameras' drivers, or name other "
+                "cameras with cameras:="
+            )
+
+    def _bring(self, name: str, transition: str) -> None:
+        if not self._wait(self._change[name].service_is_ready, self._params.discovery_timeout):
+            raise SuiteFailed(f"{name} did not start")
+        problem = self._transition(name, transition)
+        if problem:
+            raise SuiteFailed(f"{name} could not {transition}: {problem}")
+        self._brought.append((name, transition))
+
+    def _transition(self, name: str, transition: str) -> str:
+        """Changes one node's state; returns what is wrong, or ""."""
+        request = ChangeState.Request(transition=Transition(id=TRANSITIONS[transition]))
+        future = self._change[name].call_async(request)
+        if not self._wait(future.done, self._params.transition_timeout):
+            return f"no answer for {self._params.transition_timeout:g} s"
+        answer = future.result()
+        if answer is not None and answer.success:
+            return ""
+        self._wait(lambda: bool(self._problem_of(name)), HEARTBEAT_PERIOD)  # the reason travels with the heartbeat
+        return self._problem_of(name) or "see its log"
+
+    def _problem_of(self, name: str) -> str:
+        heartbeat = self._heartbeats.get(name)
+        return heartbeat.problem if heartbeat else ""
+
+    def _watch(self) -> None:
+        """Returns on a signal.
+
+        Raises:
+            SuiteFailed: a node is lost; the arm has been stopped.
+        """
+        started = time.monotonic()
+        while not self._stop.wait(0.1):
+            for name in self._nodes:
+                heartbeat = self._heartbeats.get(name)
+                silent = time.monotonic() - (heartbeat.at if heartbeat else started)
+                state = heartbeat.state if heartbeat and heartbeat.at > started else "active"
+                if silent <= self._params.heartbeat_timeout and state in ("active", "inactive"):
+                    self._edges.update(name, None if state == "active" else f"is {state}; somebody deactivated it")
+                    continue
+                self._emergency_stop()
+                self._brought = [step for step in self._brought if step[0] != name]
+                lost = f"has been silent for {silent:.1f} s" if state in ("active", "inactive") else f"is {state}"
+                raise SuiteFailed(f"{name} {lost}: the arm was told to stop, the suite goes down")
+
+    def _emergency_stop(self) -> None:
+        self._stop_topic.publish(Empty())
+        if self._stop_service.service_is_ready():
+            answer = self._stop_service.call_async(Trigger.Request())
+            self._wait(answer.done, 1.0, interruptible=False)
+
+    def _take_down(self) -> None:
+        """Undoes what was brought up in reverse order, with whatever nodes can still be reached."""
+        for name, transition in reversed(self._brought):
+            if self._change[name].service_is_ready():
+                request = ChangeState.Request(transition=Transition(id=TRANSITIONS[UNDO[transition]]))
+                self._wait(self._change[name].call_async(request).done, 5.0, interruptible=False)
+
+    def _wait(self, condition: Callable[[], bool], timeout: float, interruptible: bool = True) -> bool:
+        """Waits until the condition holds; False when time ran out.
+
+        Raises:
+            Interrupted: a signal came, unless ``interruptible`` is False.
+        """
+        end = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > end:
+                return False
+            if interruptible and self._stop.wait(0.02):
+                raise Interrupted
+            if not interruptible:
+                time.sleep(0.02)
+        return True
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            values = {item.key: item.value for item in status.values}
+            if status.name == MANAGER:
+                if values.get("identity", self._identity) != self._identity:
+                    self._other = values["identity"]
+            elif "state" in values:
+                problem = status.message if status.level == DiagnosticStatus.ERROR else ""
+                self._heartbeats[status.name] = _Heartbeat(time.monotonic(), values["state"], problem)
+
+    def _publish_diagnostics(self) -> None:
+        values: dict[str, Any] = {"state": self._state, "identity": self._identity, "pid": os.getpid()}
+        status = DiagnosticStatus(
+            level=DiagnosticStatus.OK,
+            name=MANAGER,
+            message=self._state,
+            hardware_id="arvrm_ros",
+            values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
+        )
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(message)
+
+
+def main() -> int:
+    """Runs the manager."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
+    manager = LifecycleManager(stop)
+    executor = SingleThreadedExecutor()
+    executor.add_node(manager)
+    done = threading.Event()
+
+    def spin() -> None:
+        while not done.is_set():
+            executor.spin_once(timeout_sec=0.2)
+
+    thread = threading.Thread(target=spin, name="executor")
+    thread.start()
+    try:
+        return manager.run()
+    finally:
+        done.set()
+        thread.join()
+        executor.shutdown()
+        manager.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
