@@ -5,10 +5,14 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
 import numpy as np
+import psutil
 import pytest
 
 from arvrm_ros.cli import main
@@ -17,13 +21,8 @@ from arvrm_ros.data.clips import Clip, Truth, clip_folders, project, read_clip, 
 from arvrm_ros.data.video import read_video, write_video
 from arvrm_ros.errors import DataError
 from arvrm_ros.evaluation import keypoint_report
-from arvrm_ros.perception.models import hand_landmarker_path
 from arvrm_ros.simulation import human
 from arvrm_ros.simulation.tasks import TASKS
-
-needs_model = pytest.mark.skipif(
-    not hand_landmarker_path().is_file(), reason="no hand-landmark model: run `arvrm models fetch`"
-)
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +193,22 @@ def test_an_interrupted_collection_goes_on(collection, tmp_path):
     assert human.collect_human(out, 2, 5, 1) == 0
 
 
+def test_workers_end_when_the_collection_is_killed(tmp_path):
+    command = [sys.executable, "-m", "arvrm_ros", "collect", "human", "--out", str(tmp_path), "--clips", "50"]
+    collection = subprocess.Popen([*command, "--workers", "1"], stderr=subprocess.DEVNULL)
+    try:
+        while not list(tmp_path.glob("clip_*")):  # the worker is at work
+            assert collection.poll() is None
+            time.sleep(0.1)
+        workers = psutil.Process(collection.pid).children(recursive=True)
+        assert workers
+    finally:
+        collection.kill()
+        collection.wait()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+
+
 def test_two_collections_do_not_mix(collection, capsys):
     assert main(["collect", "human", "--out", str(collection), "--clips", "2", "--seed", "6", "--workers", "1"]) == 1
     assert "holds clips of seed 5" in capsys.readouterr().err
@@ -218,7 +233,6 @@ def test_shape_error_removes_what_it_says():
     assert keypoint_report.shape_error(truth * [-1, 1, 1], truth, rotate=True).mean() > 0.1
 
 
-@needs_model
 def test_the_landmarker_is_measured_on_collected_clips(collection, tmp_path, capsys):
     out, figures = tmp_path / "report", tmp_path / "figures.json"
     assert main(["keypoints", str(collection), "--out", str(out), "--json", str(figures), "--workers", "1"]) == 0
@@ -238,7 +252,6 @@ def test_the_landmarker_is_measured_on_collected_clips(collection, tmp_path, cap
     assert "all" in capsys.readouterr().out
 
 
-@needs_model
 def test_a_clip_without_a_hand_counts_as_missed(collection, tmp_path):
     clip = read_clip(collection / "clip_000000")
     clip.name = "clip_000000"

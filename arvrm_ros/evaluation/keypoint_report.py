@@ -16,9 +16,7 @@ as found, and its error counts too.
 from __future__ import annotations
 
 import base64
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ from arvrm_ros.data.types import HAND_KEYPOINTS
 from arvrm_ros.errors import DataError
 from arvrm_ros.perception.landmarker import HandLandmarker
 from arvrm_ros.perception.overlay import draw_hand
+from arvrm_ros.workers import process_pool
 
 MISPLACED = 0.25
 EXAMPLES = 8
@@ -187,7 +186,7 @@ def measure(root: Path | str, workers: int = 1, limit: int | None = None) -> lis
     folders = clip_folders(root)[:limit]
     if workers <= 1:
         return [measure_clip(folder) for folder in tqdm(folders, "measuring", unit="clip")]
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with process_pool(workers) as pool:
         return list(tqdm(pool.map(measure_clip, folders), "measuring", len(folders), unit="clip"))
 
 

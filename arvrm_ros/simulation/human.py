@@ -9,10 +9,9 @@ drawn in, so that hand and objects move together without a model of a hand's con
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from arvrm_ros.simulation.hand import CapsuleHand, Posture, blend, grasp, hand_r
 from arvrm_ros.simulation.servo import PoseServo
 from arvrm_ros.simulation.tabletop import Tabletop
 from arvrm_ros.simulation.tasks import TASKS
+from arvrm_ros.workers import process_pool
 
 FRAME_PERIOD = 0.1
 HEIGHT, WIDTH = 360, 480
@@ -274,13 +274,13 @@ def make_clip(root: Path, index: int, seed: int, contract: RobotContract) -> Pat
     keypoints = np.stack([reach.hand.keypoints(*pose) for pose in poses])
     _vary_look(tabletop.model, rng)
     fovy = float(tabletop.model.vis.global_.fovy)
-    for _ in range(10):
-        view = str(rng.choice(VIEWS, p=[0.4, 0.25, 0.2, 0.15]))
-        camera, intrinsics, pose = draw_camera(keypoints, view, fovy, rng)
-        image = project(keypoints, intrinsics, pose, WIDTH, HEIGHT)
-        length = float(np.median(np.linalg.norm((image[:, 12] - image[:, 0])[:, :2] * [WIDTH, HEIGHT], axis=-1)))
-        if length >= SMALLEST_HAND:
-            break
+    view = str(rng.choice(VIEWS, p=[0.4, 0.25, 0.2, 0.15]))
+    cameras = [draw_camera(keypoints, view, fovy, rng) for _ in range(10)]
+    lengths = [_hand_pixels(project(keypoints, k, pose, WIDTH, HEIGHT)) for _, k, pose in cameras]
+    # The first that shows the hand large enough, else the one that shows it largest.
+    chosen = next((i for i, length in enumerate(lengths) if length >= SMALLEST_HAND), int(np.argmax(lengths)))
+    (camera, intrinsics, pose), length = cameras[chosen], lengths[chosen]
+    image = project(keypoints, intrinsics, pose, WIDTH, HEIGHT)
     clip = Clip(
         name=clip_name(index),
         caption=str(rng.choice(TASKS[task].instructions)),
@@ -305,6 +305,11 @@ def make_clip(root: Path, index: int, seed: int, contract: RobotContract) -> Pat
     )
     frames = film(tabletop, performance, camera, reach.hand, poses)
     return write_clip(root, clip, frames, FRAME_PERIOD)
+
+
+def _hand_pixels(image: np.ndarray) -> float:
+    """Length of the hand in the picture, wrist to middle fingertip: median over keypoints (T, 21, 3)."""
+    return float(np.median(np.linalg.norm((image[:, 12, :2] - image[:, 0, :2]) * (WIDTH, HEIGHT), axis=-1)))
 
 
 def clip_name(index: int) -> str:
@@ -334,8 +339,7 @@ def collect_human(out: Path | str, clips: int, seed: int, workers: int, contract
     todo = [index for index in range(clips) if not (out / clip_name(index)).is_dir()]
     loaded, failures = load_contract(contract), []
     os.environ.setdefault("MUJOCO_GL", "egl")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max(1, workers), mp_context=context) as pool:
+    with process_pool(workers) as pool:
         futures = [pool.submit(make_clip, out, index, seed, loaded) for index in todo]
         try:
             for future in tqdm(as_completed(futures), "human clips", clips, initial=clips - len(todo), unit="clip"):
