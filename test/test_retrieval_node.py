@@ -1,0 +1,151 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`arvrm db build` on a clip with a real hand, and the retrieval node over DDS on the database it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rendered_hand import rendered_hand
+
+from arvrm_ros.cli import main
+from arvrm_ros.data.clips import Clip, write_clip
+from arvrm_ros.perception.image_encoder import ImageEncoder
+from arvrm_ros.perception.models import fetch_hand_landmarker
+from arvrm_ros.perception.text_encoder import TextEncoder
+from arvrm_ros.retrieval.database import MotionDatabase
+
+CAPTIONS = {"clip_0": "open the drawer", "clip_1": "lift the red block"}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image encoder with random weights: the tests are about the way of its features, not about their worth."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
+    ImageEncoder().save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def database(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    fetch_hand_landmarker()
+    folder = tmp_path_factory.mktemp("human")
+    clips, uri = folder / "clips", str(folder / "motions.lance")
+    image, _ = rendered_hand()
+    frames = [np.roll(image, 3 * i, axis=1) for i in range(6)]
+    for name, caption in CAPTIONS.items():
+        write_clip(clips, Clip(name, caption, task="some"), frames, 0.1)
+    write_clip(clips, Clip("clip_2", "nothing to be seen"), [np.zeros_like(image)] * 6, 0.1)
+    write_clip(clips, Clip("clip_3", " "), frames, 0.1)
+    (clips / "clip_4").mkdir()
+    (clips / "clip_4" / "clip.json").write_text("{}")
+    build = ["db", "build", str(clips), "--out", uri, "--image-encoder", str(encoder), "--workers", "1"]
+    assert main(build) == 0
+    assert MotionDatabase.open(uri).ids() == set(CAPTIONS)
+    assert main(build) == 0  # again: nothing is added twice
+    return uri
+
+
+def test_building_keeps_the_good_clips(
+    database: str, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    motions = MotionDatabase.open(database)
+    clip = next(clip for clip in motions.clips() if clip.clip_id == "clip_0")
+    assert clip.keypoints.shape == (6, 21, 3)
+    assert clip.visible.mean() > 0.5
+    assert clip.video == "clip_0/video.mp4"
+    np.testing.assert_allclose(clip.language, TextEncoder().encode(["open the drawer"])[0], atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(clip.visual, axis=1), 1, atol=1e-3)
+    assert motions.thumbnails(["clip_0"])["clip_0"].startswith(b"\xff\xd8")  # a JPEG
+    assert main(["db", "stats", "--db", database]) == 0
+    assert "2 clips" in capsys.readouterr().out
+    assert main(["db", "search", "please open up the drawer", "--db", database, "-k", "1"]) == 0
+    assert "clip_0: open the drawer" in capsys.readouterr().out
+    assert main(["db", "search", "x", "--db", str(tmp_path / "none.lance")]) == 1
+    assert "there is no motion database" in capsys.readouterr().err
+    assert (
+        main(["db", "build", str(tmp_path), "--out", str(tmp_path / "x.lance"), "--image-encoder", str(encoder)]) == 1
+    )
+    assert "there are no clips" in capsys.readouterr().err
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Iterator[object]:
+    pytest.importorskip("rclpy")
+    from node_process import Graph
+
+    graph = Graph(tmp_path)
+    yield graph
+    graph.close()
+
+
+@pytest.mark.ros
+def test_the_node_answers_instructions(graph, database: str, encoder: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from node_process import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, wait_for
+    from sensor_msgs.msg import Image
+    from std_msgs.msg import String
+
+    from arvrm_ros.msg import RetrievedMotions
+    from arvrm_ros.nodes import qos
+    from arvrm_ros.nodes.conversions import image_to_message, message_to_retrieved
+
+    node = graph.start("retrieval_node", database=str(tmp_path / "none.lance"), image_encoder=str(encoder))
+    assert not node.transition(CONFIGURE)
+    assert f"there is no motion database {tmp_path / 'none.lance'}: make one with `arvrm db build" in node.log()
+
+    foreign = str(tmp_path / "foreign.lance")
+    MotionDatabase.create(foreign, {"image_encoder": "0123456789abcdef"})
+    node.set(database=foreign)
+    assert not node.transition(CONFIGURE)
+    assert "was made with another image encoder" in node.log()
+
+    answers = graph.listen(RetrievedMotions, "/retrieved_motions", qos.LATCHED)
+    instructions = graph.node.create_publisher(String, "/instruction", qos.LATCHED)
+    images = graph.node.create_publisher(Image, "/static_camera/image", qos.SENSOR)
+    picture, _ = rendered_hand()
+
+    def ask(text: str, stamp_offset: float = 0.0, images_too: bool = True) -> RetrievedMotions:
+        instructions.publish(String(data=text))
+
+        def answered() -> RetrievedMotions | None:
+            if images_too:
+                now = graph.node.get_clock().now().nanoseconds * 1e-9
+                images.publish(image_to_message(picture, now + stamp_offset, "static_optical"))
+            return answers[-1] if answers and answers[-1].instruction == text else None
+
+        return wait_for(answered, f"an answer to {text!r}")
+
+    empty = str(tmp_path / "empty.lance")
+    MotionDatabase.create(empty)
+    node.set(database=empty)
+    assert node.transition(CONFIGURE, ACTIVATE)
+    assert f"the motion database {empty} is empty" in node.log()
+    nothing = ask("open the drawer", images_too=False)
+    assert (len(nothing.motions), nothing.confidence, nothing.mode) == (0, 0.0, "database")
+    assert node.transition(DEACTIVATE, CLEANUP)
+
+    node.set(database=database, k=5)
+    assert node.transition(CONFIGURE, ACTIVATE)
+    known = ask("please open up the drawer")
+    assert sorted(m.clip_id for m in known.motions) == sorted(CAPTIONS)
+    best = known.motions[0]
+    assert best.caption == "open the drawer"
+    assert best.score == pytest.approx(best.language_score + 10 * best.visual_score, abs=1e-4)
+    assert known.confidence > 0.9
+    assert message_to_retrieved(known)[0].clip.keypoints.shape == (6, 21, 3)
+    unknown = ask("play some music")
+    assert unknown.confidence < 0.1
+    assert len(unknown.motions) == 2
+    assert node.transition(DEACTIVATE, CLEANUP)
+
+    node.set(mode="none", database=str(tmp_path / "none.lance"))
+    assert node.transition(CONFIGURE, ACTIVATE)
+    none = ask("close the drawer", images_too=False)
+    assert (len(none.motions), none.mode) == (0, "none")
+    assert node.stop() == 0
+    assert "Traceback" not in node.log()
