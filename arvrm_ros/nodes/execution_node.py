@@ -183,6 +183,7 @@ class ExecutionNode(ManagedNode):
         if not message.poses:  # the policy asks for rest: its instruction is over
             if self._tracking:
                 self._motion.hold(self.now())
+                self._finish(ExecutionCode.PREEMPTED, "the policy asked for rest")
             return
         try:
             self._accept(message)

@@ -1,0 +1,323 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The execution node over DDS, with a robot that follows its commands perfectly."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from action_msgs.msg import GoalStatus
+from geometry_msgs.msg import Pose
+from node_process import ACTIVATE, CONFIGURE, DEACTIVATE, Graph, NodeProcess, wait_for
+from rclpy.action import ActionClient
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Empty
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from arvrm_ros.action import ExecuteChunk
+from arvrm_ros.contract import load_contract
+from arvrm_ros.data.types import ActionChunk
+from arvrm_ros.errors import ExecutionCode
+from arvrm_ros.motion.executor import ExecutorState
+from arvrm_ros.motion.kinematics import Kinematics
+from arvrm_ros.msg import ActionChunk as ActionChunkMessage
+from arvrm_ros.msg import ExecutionStatus
+from arvrm_ros.nodes import conversions, qos
+
+pytestmark = pytest.mark.ros
+
+PERIOD = 0.01
+
+
+class Robot:
+    """Publishes joint states at 100 Hz, wherever the last command put the arm; with ``clock``, time as well.
+
+    Attributes:
+        commands: every arm trajectory received.
+        silent: stops the joint states.
+    """
+
+    def __init__(self, graph: Graph, clock: bool = False) -> None:
+        self.contract = load_contract("tabletop")
+        self.kinematics = Kinematics(self.contract)
+        self.commands: list[JointTrajectory] = []
+        self.silent = False
+        self._position = np.array(self.contract.home)
+        self._graph = graph
+        self._time = 50.0
+        node = graph.node
+        self._clock = node.create_publisher(Clock, "/clock", qos.CLOCK) if clock else None
+        self._states = node.create_publisher(JointState, self.contract.observation.joint_states.topic, qos.SENSOR)
+        node.create_subscription(JointTrajectory, self.contract.action.arm_topic, self._on_command, qos.RELIABLE)
+        self.chunks = node.create_publisher(ActionChunkMessage, "/action_chunk", qos.RELIABLE)
+        self.status = graph.listen(ExecutionStatus, "/execution_status", qos.RELIABLE)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def now(self) -> float:
+        return self._time if self._clock else self._graph.node.get_clock().now().nanoseconds * 1e-9
+
+    def pose(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.kinematics.forward(self._position)
+
+    def chunk(self, velocity: tuple[float, float, float], sequence: int = 1) -> ActionChunk:
+        """A straight line from where the arm is now, observed now."""
+        position, quaternion = self.pose()
+        return ActionChunk(
+            stamp=self.now(),
+            step_period=0.1,
+            positions=position + np.outer(0.1 * np.arange(1, 11), velocity),
+            quaternions=np.tile(quaternion, (10, 1)),
+            gripper=np.ones(10),
+            sequence=sequence,
+        )
+
+    def message(self, chunk: ActionChunk) -> ActionChunkMessage:
+        return conversions.chunk_to_message(chunk, self.contract.base_frame)
+
+    def wait_status(self, state: ExecutorState, code: ExecutionCode = ExecutionCode.NONE) -> ExecutionStatus:
+        """The first status of this state and code that comes from now on."""
+        seen = len(self.status)
+
+        def found() -> ExecutionStatus | None:
+            return next((s for s in self.status[seen:] if (s.state, s.error_code) == (state, code)), None)
+
+        return wait_for(found, f"status {state.name}, {code.name}; the last was {self.status[-1:]}")
+
+    def close(self) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _on_command(self, message: JointTrajectory) -> None:
+        self.commands.append(message)
+        self._position = np.array(message.points[-1].positions)
+
+    def _run(self) -> None:
+        while not self._done.wait(PERIOD):
+            self._time = round(self._time + PERIOD, 6)
+            if self._clock:
+                self._clock.publish(Clock(clock=conversions.to_time(self._time)))
+            if not self.silent:
+                names = [*self.contract.joints, self.contract.gripper.joint]
+                state = JointState(name=names, position=[*self._position.tolist(), self.contract.gripper.open])
+                state.header.stamp = conversions.to_time(self.now())
+                self._states.publish(state)
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
+    graph = Graph(tmp_path_factory.mktemp("execution"))
+    yield graph
+    graph.close()
+
+
+@pytest.fixture
+def another_graph(tmp_path: Path) -> Iterator[Graph]:
+    graph = Graph(tmp_path)
+    yield graph
+    graph.close()
+
+
+@pytest.fixture(scope="module")
+def robot(graph: Graph) -> Iterator[Robot]:
+    robot = Robot(graph)
+    yield robot
+    robot.close()
+
+
+@pytest.fixture(scope="module")
+def node(graph: Graph, robot: Robot) -> NodeProcess:
+    """One node for the tests that leave it as it was; the one that ends it comes last."""
+    node = graph.start("execution_node")
+    assert node.transition(CONFIGURE, ACTIVATE), node.log()
+    wait_for(robot.chunks.get_subscription_count, "the node to listen for chunks")
+    wait_for(lambda: len(robot.commands) > 5, "commands")
+    return node
+
+
+def assert_smooth(commands: list[JointTrajectory], robot: Robot) -> None:
+    """One-point trajectories of all joints, no jump, no velocity or acceleration above the limits."""
+    limits = robot.contract.limits
+    assert all(tuple(c.joint_names) == robot.contract.joints and len(c.points) == 1 for c in commands)
+    assert all(conversions.to_seconds(c.points[0].time_from_start) == pytest.approx(PERIOD) for c in commands)
+    positions = np.array([c.points[0].positions for c in commands])
+    velocities = np.array([c.points[0].velocities for c in commands])
+    assert np.all(np.abs(velocities) <= np.array(limits.velocity) + 1e-6)
+    # A tick makes up for at most five missed periods.
+    assert np.all(np.abs(np.diff(positions, axis=0)) <= 5 * PERIOD * np.array(limits.velocity) + 1e-6)
+    assert np.all(np.abs(np.diff(velocities, axis=0)) <= 5 * PERIOD * np.array(limits.acceleration) + 1e-6)
+
+
+def test_chunks_move_the_arm_and_bad_ones_are_refused(robot: Robot, node: NodeProcess) -> None:
+    chunk = robot.chunk((0.0, 0.2, 0.0), sequence=7)
+    robot.chunks.publish(robot.message(chunk))
+    status = robot.wait_status(ExecutorState.FOLLOWING)
+    assert status.sequence == 7
+    # A chunk that is not finite is refused; the good one goes on to its end.
+    bad = robot.chunk((0.0, 0.2, 0.0), sequence=8)
+    bad.positions[3, 1] = np.nan
+    robot.chunks.publish(robot.message(bad))
+    status = robot.wait_status(ExecutorState.FOLLOWING, ExecutionCode.INVALID_CHUNK)
+    assert "step 3 is not finite" in status.error_msg
+    assert status.sequence == 7
+    status = robot.wait_status(ExecutorState.HOLDING, ExecutionCode.INVALID_CHUNK)
+    assert np.linalg.norm(robot.pose()[0] - chunk.positions[-1]) < 1e-3
+    assert 0 < status.capture_to_command < 1
+    assert np.abs(robot.commands[-1].points[0].velocities).max() < 1e-3
+    wrong_frame = robot.message(robot.chunk((0.0, -0.1, 0.0)))
+    wrong_frame.header.frame_id = "map"
+    robot.chunks.publish(wrong_frame)
+    wait_for(lambda: "'map'" in node.log() or "'map'" in robot.status[-1].error_msg, "the refusal of the frame")
+    assert_smooth(robot.commands, robot)
+    assert node.log().count("chunk refused") == 1, "a lasting problem is logged once"
+
+
+def test_an_empty_chunk_rests_the_arm(robot: Robot, node: NodeProcess) -> None:
+    chunk = robot.chunk((0.0, -0.2, 0.0))
+    robot.chunks.publish(robot.message(chunk))
+    robot.wait_status(ExecutorState.FOLLOWING)
+    robot.chunks.publish(ActionChunkMessage(header=conversions.header(robot.now(), robot.contract.base_frame)))
+    robot.wait_status(ExecutorState.HOLDING)
+    wait_for(lambda: np.abs(robot.commands[-1].points[0].velocities).max() < 1e-3, "the arm to rest")
+    assert robot.pose()[0][1] > chunk.positions[-1, 1] + 0.02
+    assert_smooth(robot.commands, robot)
+
+
+def test_emergency_stop_latches_until_it_is_reset(graph: Graph, robot: Robot, node: NodeProcess) -> None:
+    robot.chunks.publish(robot.message(robot.chunk((0.0, -0.2, 0.0))))
+    robot.wait_status(ExecutorState.FOLLOWING)
+    graph.publisher(Empty, "/emergency_stop", qos.RELIABLE).publish(Empty())
+    robot.wait_status(ExecutorState.STOPPED, ExecutionCode.EMERGENCY_STOP)
+    wait_for(lambda: np.abs(robot.commands[-1].points[0].velocities).max() < 1e-4, "the arm to rest")
+    stopped_at = robot.pose()[0]
+    robot.chunks.publish(robot.message(robot.chunk((0.0, -0.2, 0.0))))
+    wait_for(lambda: "chunk refused: EMERGENCY_STOP" in node.log(), "the refusal")
+    assert np.array_equal(robot.pose()[0], stopped_at)
+    # Neither does a new start of the node's work end it.
+    assert node.transition(DEACTIVATE, ACTIVATE)
+    robot.wait_status(ExecutorState.STOPPED, ExecutionCode.EMERGENCY_STOP)
+    assert graph.call(Trigger, "/execution/reset", Trigger.Request()).success
+    robot.wait_status(ExecutorState.HOLDING)
+    robot.chunks.publish(robot.message(robot.chunk((0.0, -0.1, 0.0))))
+    robot.wait_status(ExecutorState.FOLLOWING)
+    assert graph.call(Trigger, "/execution/emergency_stop", Trigger.Request()).success
+    robot.wait_status(ExecutorState.STOPPED, ExecutionCode.EMERGENCY_STOP)
+    assert graph.call(Trigger, "/execution/reset", Trigger.Request()).success
+    assert_smooth(robot.commands, robot)
+
+
+def test_silent_joint_states_stop_the_arm(robot: Robot, node: NodeProcess) -> None:
+    robot.chunks.publish(robot.message(robot.chunk((0.0, -0.2, 0.0))))
+    robot.wait_status(ExecutorState.FOLLOWING)
+    robot.silent = True
+    robot.wait_status(ExecutorState.HOLDING, ExecutionCode.STALE_JOINT_STATES)
+    wait_for(lambda: "/joint_states: silent" in node.log(), "the line about the silence")
+    robot.silent = False
+    wait_for(lambda: "/joint_states: well again" in node.log(), "the line about its end")
+    assert_smooth(robot.commands, robot)
+
+
+class Client:
+    """Goals of ``/execute_chunk``."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._client = ActionClient(graph.node, ExecuteChunk, "/execute_chunk")
+        self.feedback: list[Any] = []
+        assert self._client.wait_for_server(timeout_sec=30)
+
+    def send(self, message: ActionChunkMessage) -> tuple[Any, Any]:
+        """The goal's handle, and the future of its result."""
+        future = self._client.send_goal_async(
+            ExecuteChunk.Goal(chunk=message), lambda f: self.feedback.append(f.feedback)
+        )
+        wait_for(future.done, "the goal's acceptance")
+        return future.result(), future.result().get_result_async()
+
+
+def result(future: Any) -> tuple[int, ExecutionCode, str]:
+    wait_for(future.done, "the result")
+    answer = future.result()
+    return answer.status, ExecutionCode(answer.result.error_code), answer.result.error_msg
+
+
+def test_goals_succeed_are_preempted_canceled_and_refused(graph: Graph, robot: Robot, node: NodeProcess) -> None:
+    client = Client(graph)
+    first = robot.chunk((0.0, 0.15, 0.0))
+    _, done = client.send(robot.message(first))
+    assert result(done) == (GoalStatus.STATUS_SUCCEEDED, ExecutionCode.NONE, "")
+    assert np.linalg.norm(robot.pose()[0] - first.positions[-1]) < 1e-3
+    steps = [feedback.step for feedback in client.feedback]
+    assert steps == sorted(steps)
+    assert steps[-1] == 9
+
+    _, one = client.send(robot.message(robot.chunk((0.0, -0.15, 0.0))))
+    handle, two = client.send(robot.message(robot.chunk((0.0, -0.1, 0.0))))
+    assert result(one)[:2] == (GoalStatus.STATUS_ABORTED, ExecutionCode.PREEMPTED)
+    handle.cancel_goal_async()
+    assert result(two)[:2] == (GoalStatus.STATUS_CANCELED, ExecutionCode.CANCELED)
+    assert np.abs(robot.commands[-1].points[0].velocities).max() < 1e-3
+
+    bad = robot.chunk((0.0, 0.1, 0.0))
+    bad.gripper = bad.gripper[:-1]
+    status, code, text = result(client.send(robot.message(bad))[1])
+    assert (status, code) == (GoalStatus.STATUS_ABORTED, ExecutionCode.INVALID_CHUNK)
+    assert "gripper" in text
+    assert node.transition(DEACTIVATE)
+    assert result(client.send(robot.message(robot.chunk((0, 0.1, 0))))[1])[1] is ExecutionCode.NOT_ACTIVE
+    assert node.transition(ACTIVATE)
+    assert_smooth(robot.commands, robot)
+
+
+def test_sigterm_leaves_the_arm_at_rest(robot: Robot, node: NodeProcess) -> None:
+    robot.chunks.publish(robot.message(robot.chunk((0.0, -0.25, 0.0))))
+    wait_for(lambda: np.abs(robot.commands[-1].points[0].velocities).max() > 0.2, "the arm to move")
+    assert node.stop() == 0
+    wait_for(lambda: np.abs(robot.commands[-1].points[0].velocities).max() < 1e-3, "the last command, at rest")
+    assert_smooth(robot.commands, robot)
+
+
+def test_it_runs_on_the_simulation_s_clock(another_graph: Graph) -> None:
+    robot = Robot(another_graph, clock=True)
+    try:
+        node = another_graph.start("execution_node", use_sim_time=True)
+        assert node.transition(CONFIGURE, ACTIVATE), node.log()
+        wait_for(lambda: len(robot.commands) > 5, "commands")
+        before, began = len(robot.commands), robot.now()
+        chunk = robot.chunk((0.0, 0.2, 0.0))
+        robot.chunks.publish(robot.message(chunk))
+        robot.wait_status(ExecutorState.FOLLOWING)
+        robot.wait_status(ExecutorState.HOLDING)
+        ticks, commands = (robot.now() - began) / PERIOD, len(robot.commands) - before
+        assert np.linalg.norm(robot.pose()[0] - chunk.positions[-1]) < 1e-3
+        assert commands <= ticks + 2, "one command per tick of the clock, never more"
+        assert commands > 0.5 * ticks
+        assert_smooth(robot.commands, robot)
+    finally:
+        robot.close()
+
+
+def test_a_missing_backend_and_missing_joint_states_are_reported(another_graph: Graph) -> None:
+    node = another_graph.start("execution_node", backend="moveit")
+    assert not node.transition(CONFIGURE)
+    assert "use the backend 'controller'" in node.log()
+    assert "Traceback" not in node.log()
+    node.set(backend="controller")
+    assert node.transition(CONFIGURE, ACTIVATE), node.log()
+    status = another_graph.listen(ExecutionStatus, "/execution_status", qos.RELIABLE)
+    chunks = another_graph.publisher(ActionChunkMessage, "/action_chunk", qos.RELIABLE)
+    wait_for(lambda: status, "a status")
+    message = ActionChunkMessage(header=conversions.header(time.time(), "panda_link0"), poses=[Pose()], gripper=[1.0])
+    chunks.publish(message)
+    wait_for(lambda: status[-1].error_code == ExecutionCode.STALE_JOINT_STATES, "the refusal")
