@@ -107,11 +107,15 @@ class ImageEncoder(nn.Module):
             tokens.append(self(pixels)["tokens"].float().cpu().numpy())
         return np.concatenate(tokens)
 
+    def standardised(self, tokens: np.ndarray) -> np.ndarray:
+        """Flat tokens (N, (1 + M) width) float32 with zero mean and unit scale over the training images, within ±5."""
+        centred = (tokens - self.mean.cpu().numpy()) / self.scale.cpu().numpy()
+        return np.clip(centred, -5, 5).reshape(len(tokens), -1).astype(np.float32)
+
     def visual_feature(self, tokens: np.ndarray) -> np.ndarray:
         """Unit features z_o (N, (1 + M) width) float32 of tokens, for the retrieval's cosine."""
-        centred = (tokens - self.mean.cpu().numpy()) / self.scale.cpu().numpy()
-        flat = np.clip(centred, -5, 5).reshape(len(tokens), -1)
-        return (flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)).astype(np.float32)
+        flat = self.standardised(tokens)
+        return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
 
     def save(self, path: Path) -> None:
         """Writes weights and configuration as one safetensors file, atomically."""

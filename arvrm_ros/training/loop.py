@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import math
+import pickle
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,7 +117,7 @@ def _rate(step: int, schedule: Schedule) -> float:
     if step < schedule.warmup:
         return (step + 1) / schedule.warmup
     progress = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
-    return 0.5 * (1 + np.cos(np.pi * min(1.0, progress)))
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def _resume(
@@ -128,6 +130,6 @@ def _resume(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
-    except (RuntimeError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"cannot go on from {path}: {error}; remove the folder to start anew") from None
     return int(state["step"])

@@ -1,0 +1,204 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""AR-VRM at run time: the feature cache, the retrieved clips, and checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import deque
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from arvrm_ros.contract import RobotContract
+from arvrm_ros.data.types import ActionChunk, HumanClip, Observation, RetrievedMotion
+from arvrm_ros.errors import CheckpointError
+from arvrm_ros.files import replace_atomically
+from arvrm_ros.motion.kinematics import Kinematics
+from arvrm_ros.perception.image_encoder import ImageEncoder
+from arvrm_ros.perception.text_encoder import TextEncoder
+from arvrm_ros.policies import PolicyError
+from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
+from arvrm_ros.policies.arvrm.model import ArvrmModel, Retrieved
+from arvrm_ros.policies.arvrm.processor import Normalisation, absolute_targets, clip_inputs, robot_state
+from arvrm_ros.resources import resource
+
+IMAGE_ENCODER = "image_encoder.safetensors"
+
+
+class ArvrmPolicy:
+    """See :class:`arvrm_ros.policies.Policy`. Images are encoded once; the history keeps their features."""
+
+    name = "arvrm"
+
+    def __init__(
+        self,
+        model: ArvrmModel,
+        normalisation: Normalisation,
+        image_encoder: ImageEncoder,
+        text_encoder: TextEncoder,
+        contract: RobotContract,
+    ) -> None:
+        self.model, self.contract = model.eval(), contract
+        self.config = model.config
+        self._images, self._texts = image_encoder, text_encoder
+        self._kinematics = Kinematics(contract)
+        self._home = self._kinematics.forward(np.array(contract.home))[1]
+        self._state_mean = np.array(normalisation.state_mean, np.float32)
+        self._state_scale = np.array(normalisation.state_scale, np.float32)
+        self._action_scale = np.array(normalisation.action_scale, np.float32)
+        self._sequence = 0
+        self._retrieved: Retrieved | None = None
+        self.reset("")
+
+    @property
+    def retrieves(self) -> int:
+        """J, the human clips wanted per instruction."""
+        return self.config.retrieved if self.config.retrieval else 0
+
+    @property
+    def analogy_map(self) -> np.ndarray | None:
+        """(S, K) float32, or None when the map is switched off."""
+        if not (self.config.analogy and self.config.retrieval):
+            return None
+        return self.model.analogy_map.detach().cpu().numpy()
+
+    def reset(self, instruction: str) -> None:
+        """Starts a new instruction."""
+        self._instruction = instruction
+        self._text = torch.from_numpy(self._texts.encode([instruction]))  # (1, text_width)
+        self._z_o: deque[torch.Tensor] = deque(maxlen=self.config.history)  # each (cameras, d)
+        self._states: deque[np.ndarray] = deque(maxlen=self.config.history)  # each (S,)
+        self._retrieved = None
+
+    @torch.inference_mode()
+    def set_retrieved(self, motions: list[RetrievedMotion]) -> None:
+        """Passes the clips through the frozen keypoint encoder, once."""
+        motions = motions[: self.retrieves]
+        self._retrieved = retrieved_features(self.model, [m.clip for m in motions]) if motions else None
+
+    @torch.inference_mode()
+    def predict_chunk(self, observation: Observation) -> ActionChunk:
+        """The next chunk; its stages are ``encode`` (new images), ``predict`` (transformer and head) and ``decode``."""
+        started = time.perf_counter()
+        cameras = list(self.contract.observation.cameras)
+        missing = [camera for camera in cameras if camera not in observation.images]
+        if missing or observation.joint_positions.shape != (len(self.contract.joints),):
+            raise PolicyError(f"the observation lacks {', '.join(missing) or 'joints'} of contract {self.contract.name}")
+        if not np.isfinite(observation.joint_positions).all() or not np.isfinite(observation.gripper):
+            raise PolicyError("the joint states are not finite")
+        # One image at a time where their sizes differ; the encoder brings all to its own size.
+        tokens = np.concatenate([self._images.encode(observation.images[camera][None]) for camera in cameras])
+        flat = torch.from_numpy(self._images.standardised(tokens))  # (cameras, D)
+        self._z_o.append(self.model.embed_images(flat))
+        position, quaternion = self._kinematics.forward(observation.joint_positions)
+        state = robot_state(position, quaternion, np.array(observation.gripper), self._home)
+        self._states.append((state - self._state_mean) / self._state_scale)
+        encoded = time.perf_counter()
+
+        z_o = torch.stack(list(self._z_o))[None]  # (1, t, cameras, d)
+        states = torch.from_numpy(np.stack(self._states))[None]  # (1, t, S)
+        chunks, progress, _ = self.model(self._text, z_o, states, self._retrieved)
+        raw = chunks[0, -1].numpy()  # (N, 7)
+        predicted = time.perf_counter()
+
+        if not np.isfinite(raw).all():
+            raise PolicyError("the policy's output is not finite")
+        targets, quaternions = absolute_targets(position, quaternion, raw[:, :6] * self._action_scale)
+        gripper = 1 / (1 + np.exp(-raw[:, 6].astype(float)))
+        self._sequence += 1
+        return ActionChunk(
+            stamp=observation.stamp,
+            step_period=self.contract.action.step_period,
+            positions=targets,
+            quaternions=quaternions,
+            # The demonstrations only ever command open or closed.
+            gripper=(gripper > 0.5).astype(float),
+            sequence=self._sequence,
+            instruction=self._instruction,
+            progress=float(torch.sigmoid(progress[0, -1])),
+            stages={
+                "encode": encoded - started,
+                "predict": predicted - encoded,
+                "decode": time.perf_counter() - predicted,
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path, header: dict[str, Any], contract: RobotContract) -> ArvrmPolicy:
+        """Loads a checkpoint; the image encoder lies beside the weights, or is the one that ships with the package.
+
+        Raises:
+            CheckpointError: damaged, or the image encoder is not the one the policy was trained with.
+        """
+        encoder_file = folder / IMAGE_ENCODER
+        if not encoder_file.is_file():
+            encoder_file = resource("checkpoints", IMAGE_ENCODER)
+        encoder = ImageEncoder.load(encoder_file)
+        model, normalisation = load_model(folder, header)
+        if header.get("image_encoder") != fingerprint(encoder_file):
+            raise CheckpointError(
+                f"{folder} was trained with another image encoder than {encoder_file}; put its {IMAGE_ENCODER} there"
+            )
+        return cls(model, normalisation, encoder, TextEncoder(), contract)
+
+
+@torch.inference_mode()
+def retrieved_features(model: ArvrmModel, clips: list[HumanClip]) -> Retrieved:
+    """What clips bring to the policy, as a batch of one: (1, J, ...)."""
+    keypoints = np.stack([clip_inputs(clip, model.config.clip_frames)[1] for clip in clips])
+    device = next(model.parameters()).device
+    features, tokens = model.keypoint_encoder(torch.from_numpy(keypoints).to(device))  # (J, F, K, d), (J, F, d)
+    return Retrieved(features[None], tokens[None], torch.ones(1, len(clips), device=device))
+
+
+def save_checkpoint(
+    folder: Path,
+    model: ArvrmModel,
+    normalisation: Normalisation,
+    contract: RobotContract,
+    image_encoder: Path,
+    training: dict[str, Any],
+) -> None:
+    """Writes weights and header; the image encoder is copied beside them unless it is the one of the package."""
+    with replace_atomically(folder / "model.safetensors") as partial:
+        safetensors.torch.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, partial)
+    if image_encoder.resolve() != resource("checkpoints", IMAGE_ENCODER).resolve():
+        with replace_atomically(folder / IMAGE_ENCODER) as partial:
+            partial.write_bytes(image_encoder.read_bytes())
+    header = {
+        "policy": ArvrmPolicy.name,
+        "config": asdict(model.config),
+        "normalisation": normalisation.to_dict(),
+        "contract": contract.to_dict(),
+        "image_encoder": fingerprint(image_encoder),
+        "training": training,
+    }
+    with replace_atomically(folder / "checkpoint.json") as partial:
+        partial.write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
+
+
+def load_model(folder: Path, header: dict[str, Any]) -> tuple[ArvrmModel, Normalisation]:
+    """Model and normalisation of a checkpoint.
+
+    Raises:
+        CheckpointError: the weights are missing, damaged, or do not fit the configuration.
+    """
+    try:
+        model = ArvrmModel(ArvrmConfig(**header["config"]))
+        model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+        return model.eval(), Normalisation.from_dict(header["normalisation"])
+    except (OSError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{folder}/model.safetensors is missing or damaged: {error}") from None
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

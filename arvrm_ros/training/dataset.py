@@ -1,0 +1,193 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Robot episodes and human clips as tensors. The frozen image encoder's features are computed once and kept on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from arvrm_ros.contract import RobotContract
+from arvrm_ros.data.episodes import Episode, episode_files, read_episode
+from arvrm_ros.data.types import HumanClip
+from arvrm_ros.errors import DataError
+from arvrm_ros.files import replace_atomically
+from arvrm_ros.motion.kinematics import Kinematics
+from arvrm_ros.perception.image_encoder import ImageEncoder
+from arvrm_ros.perception.text_encoder import TextEncoder
+from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
+from arvrm_ros.policies.arvrm.model import Clips
+from arvrm_ros.policies.arvrm.policy import fingerprint
+from arvrm_ros.policies.arvrm.processor import Normalisation, clip_inputs, relative_action, robot_state
+from arvrm_ros.retrieval.search import MotionSearch
+
+SMALLEST_SCALE = np.array([0.005] * 3 + [0.03] * 3, np.float32)
+"""Lower bound of the action's scales, metres and radians: what hardly moves is not blown up."""
+
+
+@dataclass
+class RobotBatch:
+    """Windows of T steps from B episodes. Shapes as in ``model.py``; ``valid`` (B, T, N) marks the steps to learn."""
+
+    text: torch.Tensor
+    images: torch.Tensor
+    state: torch.Tensor
+    next_state: torch.Tensor
+    action: torch.Tensor
+    gripper: torch.Tensor
+    progress: torch.Tensor
+    valid: torch.Tensor
+    clips: np.ndarray
+
+
+class RobotEpisodes:
+    """All episodes of a folder in memory, as what the model reads.
+
+    Args:
+        folder: of ``episode_*.npz``.
+        encoder_file: the frozen image encoder; its features are kept in ``folder/features-<encoder>``.
+        contract: what every episode has to agree with.
+        limit: take only so many episodes, None for all; evenly over the tasks, as they are collected in turn.
+
+    Raises:
+        DataError: an episode is damaged or was recorded with another contract.
+    """
+
+    def __init__(
+        self, folder: Path, encoder_file: Path, contract: RobotContract, config: ArvrmConfig, limit: int | None = None
+    ) -> None:
+        self.config, self.contract = config, contract
+        encoder = ImageEncoder.load(encoder_file)
+        cache = folder / f"features-{fingerprint(encoder_file)[:12]}"
+        kinematics = Kinematics(contract)
+        home = kinematics.forward(np.array(contract.home))[1]
+        texts: list[str] = []
+        self.tasks: list[str] = []
+        self.images: list[np.ndarray] = []  # each (t, cameras, D) float16
+        self.first_view: list[np.ndarray] = []  # each (d_o,), of the first camera
+        self._states: list[np.ndarray] = []  # each (t, S)
+        self._actions: list[np.ndarray] = []  # each (t, N, 6)
+        self._grippers: list[np.ndarray] = []  # each (t, N)
+        self._valid: list[np.ndarray] = []  # each (t, N)
+        for path in tqdm(episode_files(folder)[:limit], desc="robot episodes", unit="episode"):
+            episode = read_episode(path)
+            if differences := contract.differences(episode.contract):
+                raise DataError(f"{path} was recorded with another contract: {'; '.join(differences)}")
+            tokens = _tokens(cache / f"{path.stem}.npy", episode, encoder)  # (t, cameras, 1 + M, width)
+            flat = np.stack([encoder.standardised(tokens[:, c]) for c in range(tokens.shape[1])], 1)
+            self.images.append(flat.astype(np.float16))
+            self.first_view.append(encoder.visual_feature(tokens[:1, 0])[0])
+            poses = [kinematics.forward(q) for q in episode.joint_positions]
+            positions, quaternions = (np.stack(values) for values in zip(*poses, strict=True))
+            self._states.append(robot_state(positions, quaternions, episode.gripper, home))
+            self._actions.append(self._relative(episode, positions, quaternions))
+            steps = _chunk_steps(len(episode), config.chunk)
+            self._grippers.append(episode.command_gripper[steps].astype(np.float32))
+            self._valid.append(~np.maximum.accumulate(episode.disturbed[steps], 1))
+            texts.append(episode.instruction)
+            self.tasks.append(episode.task)
+        self.text = TextEncoder().encode(texts)  # (E, text_width)
+        self.instructions = texts
+        self.clips = np.zeros((len(texts), 0), int)
+        self.lengths = np.array([len(state) for state in self._states])
+        self.normalisation = self._measure()
+        mean, scale = np.array(self.normalisation.state_mean), np.array(self.normalisation.state_scale)
+        self._states = [((state - mean) / scale).astype(np.float32) for state in self._states]
+        self._actions = [action / np.array(self.normalisation.action_scale, np.float32) for action in self._actions]
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def _relative(self, episode: Episode, positions: np.ndarray, quaternions: np.ndarray) -> np.ndarray:
+        steps = _chunk_steps(len(episode), self.config.chunk)
+        return np.stack(
+            [
+                relative_action(positions[t], quaternions[t], episode.command_positions[at], episode.command_quaternions[at])
+                for t, at in enumerate(steps)
+            ]
+        )
+
+    def _measure(self) -> Normalisation:
+        states, actions = np.concatenate(self._states), np.concatenate(self._actions)
+        return Normalisation(
+            tuple(states.mean(0).astype(float).tolist()),
+            tuple(np.maximum(states.std(0), 0.02).astype(float).tolist()),
+            tuple(map(tuple, np.maximum(actions.std(0), SMALLEST_SCALE).astype(float).tolist())),
+        )
+
+    def retrieve(self, search: MotionSearch, count: int) -> None:
+        """Finds ``count`` clips for each episode, from its instruction and first view, as the retrieval node would."""
+        index = {clip.clip_id: i for i, clip in enumerate(search.clips)}
+        found = [
+            [index[m.clip.clip_id] for m in search.search(text, view[None], count).motions]
+            for text, view in zip(self.text, self.first_view, strict=True)
+        ]
+        self.clips = np.array(found, int)  # (E, count)
+
+    def batch(self, rng: np.random.Generator, size: int, among: np.ndarray) -> RobotBatch:
+        """Draws windows from the episodes ``among`` (indices), longer ones more often."""
+        steps = self.config.history
+        share = self.lengths[among] / self.lengths[among].sum()
+        episodes = rng.choice(among, size, p=share)
+        rows = []
+        for e in episodes:
+            length = self.lengths[e]
+            at = int(rng.integers(length)) + np.arange(steps)
+            inside = at < length
+            at = np.minimum(at, length - 1)
+            after = np.minimum(at + 1, length - 1)
+            rows.append(
+                (self.images[e][at], self._states[e][at], self._states[e][after], self._actions[e][at],
+                 self._grippers[e][at], at / max(1, length - 1), self._valid[e][at] & inside[:, None])
+            )  # fmt: skip
+        images, state, after_state, action, gripper, progress, valid = (
+            torch.from_numpy(np.stack(values).astype(np.float32)) for values in zip(*rows, strict=True)
+        )
+        text = torch.from_numpy(self.text[episodes])
+        return RobotBatch(text, images, state, after_state, action, gripper, progress, valid, self.clips[episodes])
+
+
+class HumanClips:
+    """All clips of a database as what the model reads: (C, ...) tensors."""
+
+    def __init__(self, clips: list[HumanClip], frames: int) -> None:
+        if not clips:
+            raise DataError("the motion database is empty: build it with 'arvrm db build'")
+        usable = [clip for clip in clips if len(clip.keypoints) >= 2]
+        if not usable:
+            raise DataError("every clip of the motion database has a single frame; there is no motion to learn")
+        inputs = [clip_inputs(clip, frames) for clip in clips]
+        self.text = torch.from_numpy(np.stack([clip.language for clip in clips]).astype(np.float32))
+        self.images = torch.from_numpy(np.stack([images for images, _ in inputs]))
+        self.keypoints = torch.from_numpy(np.stack([keypoints for _, keypoints in inputs]))
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def take(self, index: np.ndarray) -> Clips:
+        """The clips at the indices, as a batch."""
+        at = torch.from_numpy(index)
+        return Clips(self.text[at], self.images[at], self.keypoints[at])
+
+
+def _chunk_steps(length: int, chunk: int) -> np.ndarray:
+    """(t, N) steps whose commands make up the chunk of each step; past the end the last command is held."""
+    return np.minimum(np.arange(length)[:, None] + np.arange(chunk), length - 1)
+
+
+def _tokens(path: Path, episode: Episode, encoder: ImageEncoder) -> np.ndarray:
+    """Image tokens (t, cameras, 1 + M, width) of an episode, from the cache or made now."""
+    if path.is_file():
+        return np.load(path).astype(np.float32)
+    views = [
+        encoder.encode(np.stack([episode.image(camera, step) for step in range(len(episode))]))
+        for camera in episode.contract.observation.cameras
+    ]
+    tokens = np.stack(views, 1).astype(np.float16)
+    with replace_atomically(path) as partial, partial.open("wb") as file:
+        np.save(file, tokens)
+    return tokens.astype(np.float32)

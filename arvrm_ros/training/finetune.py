@@ -1,0 +1,169 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 2: the pretrained model learns the robot's actions, with the retrieved clips as hints.
+
+L = L_state + beta L_AR + replay L_pretrain. The keypoint encoder and the keypoint head stay frozen, which is the
+paper's best split. L_AR asks each clip's mapped features for the next state: the present one is in f_s already.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+
+from arvrm_ros.contract import RobotContract
+from arvrm_ros.errors import CheckpointError
+from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
+from arvrm_ros.policies.arvrm.model import ArvrmModel, Retrieved
+from arvrm_ros.policies.arvrm.policy import fingerprint, save_checkpoint
+from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.retrieval.search import MotionSearch
+from arvrm_ros.training.dataset import HumanClips, RobotBatch, RobotEpisodes
+from arvrm_ros.training.loop import Schedule, train
+
+GRIPPER_WEIGHT, PROGRESS_WEIGHT = 0.3, 0.05
+TOKEN_NOISE = 0.05
+"""Standard deviation added to the standardised image tokens in training."""
+
+WITHOUT_CLIPS = 0.1
+"""Share of windows trained without retrieved clips, so that an empty database does no harm."""
+
+
+def finetune(
+    episodes: Path,
+    database: MotionDatabase | None,
+    image_encoder: Path,
+    pretrained: Path | None,
+    out: Path,
+    contract: RobotContract,
+    config: ArvrmConfig,
+    schedule: Schedule,
+    batch: int,
+    limit: int | None = None,
+    language_weight: float = 10.0,
+    validation: float = 0.03,
+) -> dict[str, float]:
+    """Trains and writes a checkpoint to ``out/checkpoint``.
+
+    Args:
+        database: human clips; None trains without retrieval and replay.
+        pretrained: weights of stage 1; None starts from random ones.
+        limit: number of robot episodes to use.
+        language_weight: of the retrieval's score, see :class:`MotionSearch`.
+
+    Returns:
+        Validation figures: mean error of the chunk's positions in millimetres at its first and last step, and the
+        gripper's accuracy.
+    """
+    robot = RobotEpisodes(episodes, image_encoder, contract, config, limit)
+    torch.manual_seed(schedule.seed)
+    model = ArvrmModel(config)
+    if pretrained is not None:
+        _load_pretrained(model, pretrained)
+        for part in (model.keypoint_encoder, model.keypoint_head):
+            part.requires_grad_(False)
+    clips: HumanClips | None = None
+    features: Retrieved | None = None
+    if database is not None and config.retrieval:
+        search = MotionSearch(database, language_weight=language_weight)
+        robot.retrieve(search, 2 * config.retrieved)
+        clips = HumanClips(search.clips, config.clip_frames)
+        features = _keypoint_features(model, clips)
+    order = np.random.default_rng(0).permutation(len(robot))
+    held_out, training = np.split(order, [max(1, int(len(order) * validation))])
+
+    def forward(data: RobotBatch, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        retrieved = None if features is None else _choose(features, data.clips, config.retrieved, rng, model.training)
+        noise = torch.randn_like(data.images) * TOKEN_NOISE * model.training
+        z_o = model.embed_images(data.images + noise)
+        chunk, progress, suggested = model(data.text, z_o, data.state, retrieved)
+        valid = data.valid[..., None]  # (B, T, N, 1)
+        count = valid.sum().clamp(min=1)
+        arm = (F.smooth_l1_loss(chunk[..., :6], data.action, reduction="none", beta=0.1) * valid).sum() / (6 * count)
+        gripper = F.binary_cross_entropy_with_logits(chunk[..., 6], data.gripper, reduction="none")
+        inside = data.valid[..., 0]
+        done = F.binary_cross_entropy_with_logits(progress, data.progress, reduction="none")
+        values = {
+            "arm": arm,
+            "gripper": (gripper * data.valid).sum() / count,
+            "progress": (done * inside).sum() / inside.sum().clamp(min=1),
+        }
+        total = arm + GRIPPER_WEIGHT * values["gripper"] + PROGRESS_WEIGHT * values["progress"]
+        if suggested is not None and retrieved is not None:
+            error = (suggested - data.next_state[:, :, None]) ** 2  # (B, T, J, S)
+            weight = inside[:, :, None, None] * retrieved.present[:, None, :, None]
+            values["analogy"] = (error * weight).sum() / (error.shape[-1] * weight.sum()).clamp(min=1)
+            total = total + config.beta * values["analogy"]
+        return values | {"total": total}
+
+    def losses(rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        values = forward(robot.batch(rng, batch, training), rng)
+        if clips is not None and config.replay > 0:
+            values["replay"] = model.keypoint_loss(clips.take(rng.integers(len(clips), size=batch // 4)))
+            values["total"] = values["total"] + config.replay * values["replay"]
+        return values
+
+    @torch.inference_mode()
+    def validate() -> dict[str, float]:
+        rng = np.random.default_rng(0)
+        data = robot.batch(rng, 512, held_out)
+        retrieved = None if features is None else _choose(features, data.clips, config.retrieved, rng, False)
+        chunk, _, _ = model(data.text, model.embed_images(data.images), data.state, retrieved)
+        scale = torch.tensor(robot.normalisation.action_scale)[:, :3]
+        distance = ((chunk[..., :3] - data.action[..., :3]) * scale).norm(dim=-1) * 1000  # (B, T, N) mm
+        right = ((chunk[..., 6] > 0) == (data.gripper > 0.5)).float()
+        valid = data.valid
+        return {
+            "first_step_mm": float((distance * valid)[..., 0].sum() / valid[..., 0].sum()),
+            "last_step_mm": float((distance * valid)[..., -1].sum() / valid[..., -1].sum()),
+            "gripper": float((right * valid).sum() / valid.sum()),
+        }
+
+    train(out, model, losses, schedule, "fine-tuning", validate)
+    figures = validate()
+    training_record: dict[str, Any] = {
+        "episodes": len(robot),
+        "clips": 0 if clips is None else len(clips),
+        "pretrained": None if pretrained is None else fingerprint(pretrained),
+        "seed": schedule.seed,
+        "steps": schedule.steps,
+        "batch": batch,
+        "learning_rate": schedule.learning_rate,
+        "language_weight": language_weight,
+        "validation": figures,
+    }
+    save_checkpoint(out / "checkpoint", model, robot.normalisation, contract, image_encoder, training_record)
+    return figures
+
+
+@torch.inference_mode()
+def _keypoint_features(model: ArvrmModel, clips: HumanClips) -> Retrieved:
+    """f_k and z_k of every clip, (C, F, ...): the encoder is frozen, so once is enough."""
+    parts = [model.keypoint_encoder(part) for part in clips.keypoints.split(64)]
+    features, tokens = (torch.cat(values).clone() for values in zip(*parts, strict=True))
+    return Retrieved(features, tokens, torch.ones(len(features)))
+
+
+def _choose(
+    features: Retrieved, candidates: np.ndarray, count: int, rng: np.random.Generator, training: bool
+) -> Retrieved:
+    """J of the candidate clips (B, 2 J) per window: any of them in training, the best otherwise."""
+    if training:
+        candidates = rng.permuted(candidates, axis=1)
+    chosen = torch.from_numpy(candidates[:, :count])
+    present = torch.ones(chosen.shape)
+    if training:
+        present *= torch.from_numpy((rng.random((len(chosen), 1)) >= WITHOUT_CLIPS).astype(np.float32))
+    return Retrieved(features.keypoint_features[chosen], features.tokens[chosen], present)
+
+
+def _load_pretrained(model: ArvrmModel, path: Path) -> None:
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} is not a pretrained model of this configuration: {error}") from None

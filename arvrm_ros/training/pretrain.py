@@ -1,0 +1,72 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 1: the keypoint vision-language model learns from human clips where a hand's keypoints go next."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from arvrm_ros.errors import DataError
+from arvrm_ros.files import replace_atomically
+from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
+from arvrm_ros.policies.arvrm.model import ArvrmModel
+from arvrm_ros.policies.arvrm.processor import KEYPOINT_SCALE
+from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.training.dataset import HumanClips
+from arvrm_ros.training.loop import Schedule, train
+
+WEIGHTS = "pretrained.safetensors"
+IMAGE_WIDTH = 640
+"""Pixels: the width errors are reported for; keypoints are stored in parts of the image."""
+
+
+def pretrain(
+    database: MotionDatabase, out: Path, config: ArvrmConfig, schedule: Schedule, batch: int, validation: float = 0.1
+) -> dict[str, float]:
+    """Trains on the database's clips but a part kept for validation; writes ``out/pretrained.safetensors``.
+
+    Returns:
+        Validation errors in pixels of a 640-pixel image: the model's, and those of the two obvious guesses: the last
+        keypoints again, and the last motion again.
+    """
+    clips = HumanClips(database.clips(), config.clip_frames)
+    order = np.random.default_rng(0).permutation(len(clips))
+    held_out, training = np.split(order, [max(1, int(len(order) * validation))])
+    if not len(training):
+        raise DataError(f"the motion database holds {len(clips)} clips; at least 2 are needed")
+    torch.manual_seed(schedule.seed)
+    model = ArvrmModel(config)
+
+    def losses(rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        chosen = clips.take(rng.choice(training, batch))
+        # The whole picture moves a little: a hand may be anywhere in a phone's image.
+        shift = torch.from_numpy(rng.normal(0, 0.15, (batch, 1, 1, 2)).astype(np.float32))
+        chosen.keypoints = torch.cat([chosen.keypoints[..., :2] + shift, chosen.keypoints[..., 2:]], -1)
+        loss = model.keypoint_loss(chosen)
+        return {"total": loss}
+
+    @torch.inference_mode()
+    def validate() -> dict[str, float]:
+        chosen = clips.take(held_out)
+        k = chosen.keypoints[..., :2]  # (C, F, K, 2)
+        seen = (chosen.keypoints[:, 2:, :, 3] * chosen.keypoints[:, 1:-1, :, 3] * chosen.keypoints[:, :-2, :, 3]) > 0
+
+        def pixels(guess: torch.Tensor) -> float:
+            distance = (guess - k[:, 2:]).norm(dim=-1)[seen]
+            return float(distance.mean()) / KEYPOINT_SCALE * IMAGE_WIDTH
+
+        return {
+            "model_px": pixels(model.next_keypoints(chosen)[:, 1:, :, :2]),
+            "last_keypoints_px": pixels(k[:, 1:-1]),
+            "constant_velocity_px": pixels(2 * k[:, 1:-1] - k[:, :-2]),
+        }
+
+    train(out, model, losses, schedule, "pretraining", validate)
+    with replace_atomically(out / WEIGHTS) as partial:
+        safetensors.torch.save_file({name: v.contiguous() for name, v in model.state_dict().items()}, partial)
+    return validate() | {"clips": len(clips), "config_width": asdict(config)["width"]}
