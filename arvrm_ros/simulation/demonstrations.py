@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from arvrm_ros.simulation.scene import VARIANTS
 from arvrm_ros.simulation.servo import PoseServo
 from arvrm_ros.simulation.tabletop import Tabletop
 from arvrm_ros.simulation.tasks import TASKS
+from arvrm_ros.workers import process_pool
 
 MAX_STEPS = 120
 ATTEMPTS = 8
@@ -134,7 +133,6 @@ def collect_robot(
     """
     os.environ.setdefault("MUJOCO_GL", "egl")
     work = partial(_record_to, out, contract, variants, seed)
-    # Threads and OpenGL contexts do not survive a fork.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with process_pool(workers) as pool:
         done = tqdm(pool.map(work, range(episodes), chunksize=4), total=episodes, unit="episode", desc="robot episodes")
         return sum(not made for made in done)

@@ -1,0 +1,54 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""``arvrm finetune``: stage 2, the policy on robot episodes with retrieved human clips."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("--episodes", type=Path, required=True, help="folder of robot episodes")
+    parser.add_argument("--database", default="", help="human-motion database; without one there is no retrieval")
+    parser.add_argument("--pretrained", type=Path, help="pretrained.safetensors of 'arvrm pretrain'; random if not given")
+    parser.add_argument("--image-encoder", type=Path, help="frozen image encoder; the shipped one if not given")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; run again to go on after a stop")
+    parser.add_argument("--policy", default="arvrm_small", help="configuration: a name in config/policies, or a file")
+    parser.add_argument("--robot", default="tabletop", help="contract: a name in config/robots, or a YAML file")
+    parser.add_argument("--limit", type=int, help="use only the first so many episodes")
+    parser.add_argument("--no-analogy", action="store_true", help="ablation: no analogical-reasoning map")
+    parser.add_argument("--steps", type=int, default=6000, help="optimiser steps")
+    parser.add_argument("--batch", type=int, default=64, help="windows per step")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="of initialisation and batches")
+    parser.add_argument("--json", type=Path, help="write the validation figures to this file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains and reports."""
+    from arvrm_ros.contract import load_contract
+    from arvrm_ros.policies.arvrm.configuration import load_config
+    from arvrm_ros.resources import resource
+    from arvrm_ros.retrieval.database import MotionDatabase
+    from arvrm_ros.training.finetune import finetune
+    from arvrm_ros.training.loop import Schedule
+
+    figures = finetune(
+        args.episodes,
+        MotionDatabase.open(args.database) if args.database else None,
+        args.image_encoder or resource("checkpoints", "image_encoder.safetensors"),
+        args.pretrained,
+        args.out,
+        load_contract(args.robot),
+        load_config(args.policy, **({"analogy": False} if args.no_analogy else {})),
+        Schedule(args.steps, args.learning_rate, seed=args.seed),
+        args.batch,
+        args.limit,
+    )
+    print(f"{args.out / 'checkpoint'}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return 0
