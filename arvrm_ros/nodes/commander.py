@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import rclpy
 from action_msgs.srv import CancelGoal
-from rclpy.action import ActionClient
+from rclpy.action.client import ActionClient
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.client import Client
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -65,8 +66,9 @@ class Commander:
 
     def __init__(self, domain: int | None = None, sim_time: bool = False) -> None:
         self._context = Context()
-        options = {} if domain is None else {"domain_id": domain}
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO, **options)
+        rclpy.init(
+            args=[], context=self._context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO
+        )  # without args it would read the program's own
         self.node = Node(
             "commander",
             context=self._context,
@@ -75,8 +77,10 @@ class Commander:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         group = ReentrantCallbackGroup()
-        self._follow = ActionClient(self.node, FollowInstruction, "/follow_instruction", callback_group=group)
-        self._reset = self.node.create_client(ResetScene, "/simulation/reset", callback_group=group)
+        self._follow: ActionClient = ActionClient(
+            self.node, FollowInstruction, "/follow_instruction", callback_group=group
+        )
+        self._reset: Client = self.node.create_client(ResetScene, "/simulation/reset", callback_group=group)
         self._goal: Any = None
         self._thread = threading.Thread(target=self._spin, name="commander", daemon=True)
         self._thread.start()
@@ -192,7 +196,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._recording = False
         self._samples: dict[str, list[Sample]] = defaultdict(list)
-        self.analogy_map: messages.AnalogyMap | None = None
+        self.analogy_map: np.ndarray | None = None  # (S, K), the newest
         node = commander.node
         for name, camera in contract.observation.cameras.items():
             node.create_subscription(Image, camera.topic, lambda m, n=name: self._on_image(n, m), qos.SENSOR)
@@ -246,5 +250,4 @@ class Recorder:
         self._add("task", message, {"success": message.success, "scene": message.scene})
 
     def _on_map(self, message: messages.AnalogyMap) -> None:
-        with self._lock:
-            self.analogy_map = message
+        self.analogy_map = np.array(message.weights, np.float32).reshape(len(message.components), -1)

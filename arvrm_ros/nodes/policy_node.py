@@ -13,13 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rclpy.action import ActionServer, CancelResponse
-from rclpy.action.server import ServerGoalHandle
-from rclpy.clock import Clock, ClockType
+from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
@@ -113,7 +114,7 @@ class PolicyNode(ManagedNode):
         self._chunks = self._made(self.create_publisher(messages.ActionChunk, "/action_chunk", qos.RELIABLE))
         self._maps = self._made(self.create_publisher(messages.AnalogyMap, "/analogy_map", qos.LATCHED))
         for name, camera in observation.cameras.items():
-            self._subscribe(Image, camera.topic, lambda m, name=name: self._on_image(name, m), qos.SENSOR)
+            self._subscribe(Image, camera.topic, partial(self._on_image, name), qos.SENSOR)
         self._subscribe(JointState, observation.joint_states.topic, self._on_joints, qos.SENSOR)
         self._subscribe(messages.RetrievedMotions, "/retrieved_motions", self._on_retrieved, qos.LATCHED)
         self._subscribe(messages.ExecutionStatus, "/execution_status", self._on_execution, qos.RELIABLE)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ class SimulationNode(ManagedNode):
         self._judge = Judge(self.params.task, self._world.state())
         self._ticks = 0
         self._resets: queue.SimpleQueue[tuple[ResetScene.Request, Future]] = queue.SimpleQueue()
-        self._frames: queue.Queue[tuple[float, Snapshot] | None] = queue.Queue(maxsize=1)
+        self._frames: queue.Queue[tuple[float, Snapshot]] = queue.Queue(maxsize=1)
         self._lag = self._render_seconds = 0.0
 
         fingers = self._world.finger_joints
@@ -120,10 +121,10 @@ class SimulationNode(ManagedNode):
             subscription = self.create_subscription(
                 JointTrajectory,
                 topic,
-                lambda message, controller=controller, topic=topic: self._on_trajectory(message, controller, topic),
+                partial(self._on_trajectory, topic, controller),
                 qos.RELIABLE,
             )
-            self._entities.append(lambda s=subscription: self.destroy_subscription(s))
+            self._entities.append(partial(self.destroy_subscription, subscription))
         service = self.create_service(ResetScene, "/simulation/reset", self._on_reset)
         self._entities.append(lambda: self.destroy_service(service))
 
@@ -159,11 +160,11 @@ class SimulationNode(ManagedNode):
     # In the executor's thread.
 
     def _publisher(self, kind: type, topic: str, profile: Any) -> Any:
-        publisher = self.create_lifecycle_publisher(kind, topic, profile)
+        publisher: Any = self.create_lifecycle_publisher(kind, topic, profile)
         self._entities.append(lambda: self.destroy_lifecycle_publisher(publisher))
         return publisher
 
-    def _on_trajectory(self, message: JointTrajectory, controller: TrajectoryController, topic: str) -> None:
+    def _on_trajectory(self, topic: str, controller: TrajectoryController, message: JointTrajectory) -> None:
         points = [
             TrajectoryPoint(
                 np.array(point.positions), np.array(point.velocities) if point.velocities else None,
