@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,13 +25,13 @@ from std_msgs.msg import String
 
 from arvrm_ros import msg as messages
 from arvrm_ros.action import FollowInstruction
+from arvrm_ros.data.types import Observation
 from arvrm_ros.errors import ArvrmError, ExecutionCode, InstructionCode
 from arvrm_ros.nodes import conversions, qos
 from arvrm_ros.nodes.lifecycle import ManagedNode, run_node
 from arvrm_ros.nodes.parameters import Parameters, parameter
 from arvrm_ros.policies import load_policy
 from arvrm_ros.policies.observing import ObservationBuffer, StaleInputError
-from arvrm_ros.resources import resource
 
 SUPERVISION_PERIOD = 0.02  # s
 
@@ -105,8 +104,9 @@ class PolicyNode(ManagedNode):
         self._result: tuple[FollowInstruction.Result, str] | None = None
 
     def configure(self) -> None:
-        self._policy = load_policy(_checkpoint(self.params.policy), self.contract)
+        self._policy = load_policy(self.params.policy, self.contract)
         _limit_threads(self.params.threads)
+        self._warm_up()
         self._buffer = ObservationBuffer(self.contract)
         self._last_input: dict[str, float] = {}  # monotonic arrival per topic
         observation = self.contract.observation
@@ -128,6 +128,19 @@ class PolicyNode(ManagedNode):
             cancel_callback=lambda _: CancelResponse.ACCEPT,
         )
         self._entities.append(server.destroy)
+
+    def _warm_up(self) -> None:
+        """One step on black images: the first real one is not slower than the rest."""
+        observation = self.contract.observation
+        self._policy.reset("")
+        self._policy.predict_chunk(
+            Observation(
+                stamp=0.0,
+                images={n: np.zeros((c.height, c.width, 3), np.uint8) for n, c in observation.cameras.items()},
+                joint_positions=np.array(self.contract.home),
+                gripper=1.0,
+            )
+        )
 
     def activate(self) -> None:
         self._buffer.clear()
@@ -387,12 +400,13 @@ class PolicyNode(ManagedNode):
         session = self._session
         if session is None or session.failure is not None or session.succeeded:
             return False
-        if session.motions is None and self.now() - session.started < self.params.retrieval_timeout:
+        waits = session.motions is None and self._policy.retrieves > 0
+        if waits and self.now() - session.started < self.params.retrieval_timeout:
             return False
         stamp = self._buffer.newest_stamp()
         return stamp is not None and stamp > session.last_stamp and stamp >= session.started
 
-    def _step(self, session: _Session, observation: Any) -> None:
+    def _step(self, session: _Session, observation: Observation) -> None:
         age = self.now() - observation.stamp
         started = time.perf_counter()
         chunk = self._policy.predict_chunk(observation)
@@ -439,11 +453,6 @@ class PolicyNode(ManagedNode):
         weights = self._policy.analogy_map
         if weights is not None:
             self._maps.publish(conversions.analogy_map_to_message(weights, self.now()))
-
-
-def _checkpoint(name_or_path: str) -> Path:
-    """A path as it is, else a shipped checkpoint's folder."""
-    return Path(name_or_path) if Path(name_or_path).exists() else resource("checkpoints", name_or_path)
 
 
 def _limit_threads(threads: int) -> None:
