@@ -281,7 +281,7 @@ class ChunkExecutor:
             self.hold(now)
             self.error = (refusal.code, str(refusal))
             return
-        if now > self._path.end + self.contract.watchdogs.silence:
+        if now > self._path.end + self.contract.watchdogs.silence and self.at_rest:
             self.state = ExecutorState.HOLDING
             self._chunk = None
 

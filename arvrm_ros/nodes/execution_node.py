@@ -13,10 +13,10 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from rclpy.action import ActionServer, CancelResponse
-from rclpy.action.server import ServerGoalHandle
+from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.task import Future
+from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Empty
 from std_srvs.srv import Trigger
@@ -68,7 +68,7 @@ class ExecutionNode(ManagedNode):
         super().__init__("execution_node", ExecutionParameters)
         self._chunk_executor: ChunkExecutor | None = None
         self._entities: list[tuple[object, object]] = []
-        self._timer = None
+        self._timer: Timer | None = None
         self._actions: ActionServer | None = None
         self._goal: _Goal | None = None
 
