@@ -32,8 +32,11 @@ CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4  # lifecycle_msgs/Transiti
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], what: str, timeout: float = 30.0) -> T:
-    """Polls until the condition is true and gives its value; fails the test when it never is."""
+def wait_for(condition: Callable[[], T], what: str, timeout: float = 120.0) -> T:
+    """Polls until the condition is true and gives its value; fails the test when it never is.
+
+    The time limit only ends a test that hangs: on a busy machine, importing PyTorch alone may take half a minute.
+    """
     end = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < end, f"waited {timeout:g} s for {what}"
@@ -76,7 +79,7 @@ class Graph:
     def call(self, kind: Any, service: str, request: Any) -> Any:
         """Calls a service and waits for its response."""
         client = self.node.create_client(kind, service)
-        assert client.wait_for_service(timeout_sec=30.0), f"no service {service}"
+        assert client.wait_for_service(timeout_sec=120.0), f"no service {service}"
         future = client.call_async(request)
         wait_for(future.done, f"a response of {service}")
         self.node.destroy_client(client)
@@ -128,7 +131,7 @@ class NodeProcess:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            return self.process.wait(timeout=15)
+            return self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

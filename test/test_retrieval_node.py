@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def database(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     build = ["db", "build", str(clips), "--out", uri, "--image-encoder", str(encoder), "--workers", "1"]
     assert main(build) == 0
     assert MotionDatabase.open(uri).ids() == set(CAPTIONS)
+    for rejected in ("clip_2", "clip_3", "clip_4"):
+        shutil.rmtree(clips / rejected)
     assert main(build) == 0  # again: nothing is added twice
     return uri
 
