@@ -110,10 +110,17 @@ def inputs(graph: Graph) -> Iterator[Inputs]:
 
 
 @pytest.fixture(scope="module")
-def node(graph: Graph, inputs: Inputs, checkpoint: Path) -> NodeProcess:
-    node = graph.start("policy_node", policy=checkpoint, retrieval_timeout=0.2, stale_grace=0.5, refused_chunks=3)
-    assert node.transition(CONFIGURE), node.log()
-    return node
+def process(graph: Graph, inputs: Inputs, checkpoint: Path) -> NodeProcess:
+    return graph.start(
+        "policy_node", policy=checkpoint / "nowhere", retrieval_timeout=0.2, stale_grace=0.5, refused_chunks=3
+    )
+
+
+@pytest.fixture(scope="module")
+def node(process: NodeProcess, checkpoint: Path) -> NodeProcess:
+    process.set(policy=str(checkpoint))
+    assert process.transition(CONFIGURE), process.log()
+    return process
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +131,19 @@ def client(graph: Graph, node: NodeProcess) -> Client:
     assert result.error_code == InstructionCode.NOT_ACTIVE
     assert node.transition(ACTIVATE), node.log()
     return client
+
+
+@pytest.mark.ros
+def test_a_bad_checkpoint_fails_configure(process: NodeProcess, checkpoint: Path, tmp_path: Path) -> None:
+    """First, because the others repair the node."""
+    assert not process.transition(CONFIGURE)
+    wait_for(lambda: "no checkpoint in" in process.log(), "the reason in the log")
+    (tmp_path / "checkpoint.json").write_bytes((checkpoint / "checkpoint.json").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"not weights")
+    process.set(policy=str(tmp_path))
+    assert not process.transition(CONFIGURE)
+    wait_for(lambda: "missing or damaged" in process.log(), "the reason in the log")
+    assert "Traceback" not in process.log()
 
 
 @pytest.mark.ros
@@ -207,24 +227,3 @@ def test_a_silent_camera_fails_the_goal_and_is_forgiven(client: Client, inputs: 
     wait_for(lambda: client.feedback, "following again")
     goal.cancel_goal_async()
     assert client.result(goal).error_code == InstructionCode.CANCELED
-
-
-@pytest.mark.ros
-def test_a_bad_checkpoint_fails_configure_and_a_good_one_repairs_it(tmp_path: Path, checkpoint: Path) -> None:
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "checkpoint.json").write_bytes((checkpoint / "checkpoint.json").read_bytes())
-    (broken / "model.safetensors").write_bytes(b"not weights")
-    graph = Graph(tmp_path)
-    try:
-        node = graph.start("policy_node", policy=tmp_path / "nowhere")
-        assert not node.transition(CONFIGURE)
-        assert "no checkpoint in" in node.log()
-        node.set(policy=str(broken))
-        assert not node.transition(CONFIGURE)
-        assert "missing or damaged" in node.log()
-        assert "Traceback" not in node.log()
-        node.set(policy=str(checkpoint))
-        assert node.transition(CONFIGURE), node.log()
-    finally:
-        graph.close()
