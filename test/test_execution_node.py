@@ -171,6 +171,44 @@ def assert_smooth(commands: list[JointTrajectory], robot: Robot) -> None:
     assert np.all(np.abs(np.diff(velocities, axis=0)) <= 5 * PERIOD * np.array(limits.acceleration) + 1e-6)
 
 
+# These two come before the module's own robot exists: it would speak on the same topics.
+
+
+def test_it_runs_on_the_simulation_s_clock(another_graph: Graph, patient: Path) -> None:
+    robot = Robot(another_graph, clock=True)
+    try:
+        node = another_graph.start("execution_node", use_sim_time=True, robot=patient)
+        assert node.transition(CONFIGURE, ACTIVATE), node.log()
+        wait_for(lambda: len(robot.commands) > 5, "commands")
+        before, began = len(robot.commands), robot.now()
+        chunk = robot.chunk((0.0, 0.2, 0.0))
+        robot.chunks.publish(robot.message(chunk))
+        robot.wait_status(ExecutorState.FOLLOWING)
+        robot.wait_status(ExecutorState.HOLDING)
+        ticks, commands = (robot.now() - began) / PERIOD, len(robot.commands) - before
+        assert np.linalg.norm(robot.pose()[0] - chunk.positions[-1]) < 1e-3
+        assert commands <= ticks + 2, "one command per tick of the clock, never more"
+        assert commands > 0.5 * ticks
+        assert_smooth(robot.commands, robot)
+    finally:
+        robot.close()
+
+
+def test_a_missing_backend_and_missing_joint_states_are_reported(another_graph: Graph) -> None:
+    node = another_graph.start("execution_node", backend="moveit")
+    assert not node.transition(CONFIGURE)
+    assert "use the backend 'controller'" in node.log()
+    assert "Traceback" not in node.log()
+    node.set(backend="controller")
+    assert node.transition(CONFIGURE, ACTIVATE), node.log()
+    status = another_graph.listen(ExecutionStatus, "/execution_status", qos.RELIABLE)
+    chunks = another_graph.publisher(ActionChunkMessage, "/action_chunk", qos.RELIABLE)
+    wait_for(lambda: status, "a status")
+    message = ActionChunkMessage(header=conversions.header(time.time(), "panda_link0"), poses=[Pose()], gripper=[1.0])
+    chunks.publish(message)
+    wait_for(lambda: status[-1].error_code == ExecutionCode.STALE_JOINT_STATES, "the refusal")
+
+
 def test_chunks_move_the_arm_and_bad_ones_are_refused(robot: Robot, node: NodeProcess) -> None:
     chunk = robot.chunk((0.0, 0.2, 0.0), sequence=7)
     robot.chunks.publish(robot.message(chunk))
@@ -297,38 +335,3 @@ def test_sigterm_leaves_the_arm_at_rest(robot: Robot, node: NodeProcess) -> None
     assert node.stop() == 0
     wait_for(lambda: np.abs(robot.commands[-1].points[0].velocities).max() < 1e-3, "the last command, at rest")
     assert_smooth(robot.commands, robot)
-
-
-def test_it_runs_on_the_simulation_s_clock(another_graph: Graph, patient: Path) -> None:
-    robot = Robot(another_graph, clock=True)
-    try:
-        node = another_graph.start("execution_node", use_sim_time=True, robot=patient)
-        assert node.transition(CONFIGURE, ACTIVATE), node.log()
-        wait_for(lambda: len(robot.commands) > 5, "commands")
-        before, began = len(robot.commands), robot.now()
-        chunk = robot.chunk((0.0, 0.2, 0.0))
-        robot.chunks.publish(robot.message(chunk))
-        robot.wait_status(ExecutorState.FOLLOWING)
-        robot.wait_status(ExecutorState.HOLDING)
-        ticks, commands = (robot.now() - began) / PERIOD, len(robot.commands) - before
-        assert np.linalg.norm(robot.pose()[0] - chunk.positions[-1]) < 1e-3
-        assert commands <= ticks + 2, "one command per tick of the clock, never more"
-        assert commands > 0.5 * ticks
-        assert_smooth(robot.commands, robot)
-    finally:
-        robot.close()
-
-
-def test_a_missing_backend_and_missing_joint_states_are_reported(another_graph: Graph) -> None:
-    node = another_graph.start("execution_node", backend="moveit")
-    assert not node.transition(CONFIGURE)
-    assert "use the backend 'controller'" in node.log()
-    assert "Traceback" not in node.log()
-    node.set(backend="controller")
-    assert node.transition(CONFIGURE, ACTIVATE), node.log()
-    status = another_graph.listen(ExecutionStatus, "/execution_status", qos.RELIABLE)
-    chunks = another_graph.publisher(ActionChunkMessage, "/action_chunk", qos.RELIABLE)
-    wait_for(lambda: status, "a status")
-    message = ActionChunkMessage(header=conversions.header(time.time(), "panda_link0"), poses=[Pose()], gripper=[1.0])
-    chunks.publish(message)
-    wait_for(lambda: status[-1].error_code == ExecutionCode.STALE_JOINT_STATES, "the refusal")
