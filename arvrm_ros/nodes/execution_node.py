@@ -75,6 +75,7 @@ class ExecutionNode(ManagedNode):
     def configure(self) -> None:
         self._backend: Backend = make_backend(self.params.backend)
         self._period = 1.0 / self.params.rate
+        self._simulated = bool(self.get_parameter("use_sim_time").value)
         settings = ExecutorSettings(self._period, self.params.blend, self.params.newest_weight)
         self._chunk_executor = ChunkExecutor(self.contract, settings)
         source = self.contract.observation.joint_states
@@ -167,8 +168,11 @@ class ExecutionNode(ManagedNode):
         self._motion.measured(positions, gripper, stamp)
 
     def _jumped(self, positions: np.ndarray, stamp: float) -> bool:
-        """Whether the arm is where it cannot have moved to, or time runs backwards: a simulator was reset."""
-        if self._last_positions is None:
+        """Whether a simulator was reset: the arm is where it cannot have moved to, or time runs backwards.
+
+        Starting over drops the present velocity, so a real arm never does: there, the tracking error brakes it.
+        """
+        if self._last_positions is None or not self._simulated:
             return False
         before, then = self._last_positions
         allowed = JUMP + 2 * np.array(self.contract.limits.velocity) * max(0.0, stamp - then)
