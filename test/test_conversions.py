@@ -121,8 +121,12 @@ def test_retrieved_motions_survive_the_wire():
 @pytest.mark.parametrize(
     "message",
     [
-        messages.HandKeypoints(count=1, keypoints=[0.0] * 62, world_keypoints=[0.0] * 63, score=[1.0], handedness=["l"]),
-        messages.HandKeypoints(count=1, keypoints=[0.0] * 63, world_keypoints=[0.0] * 63, score=[], handedness=["l"]),
+        messages.HandKeypoints(
+            count=1, keypoints=[0.0] * 62, world_keypoints=[0.0] * 63, score=[1], handedness=["left"]
+        ),
+        messages.HandKeypoints(
+            count=1, keypoints=[0.0] * 63, world_keypoints=[0.0] * 63, score=[], handedness=["left"]
+        ),
     ],
 )
 def test_keypoints_of_the_wrong_length_are_refused(message):
