@@ -325,7 +325,9 @@ def test_goals_succeed_are_preempted_canceled_and_refused(graph: Graph, robot: R
     assert "gripper" in text
     assert node.transition(DEACTIVATE)
     assert result(client.send(robot.message(robot.chunk((0, 0.1, 0))))[1])[1] is ExecutionCode.NOT_ACTIVE
+    before = len(robot.commands)
     assert node.transition(ACTIVATE)
+    wait_for(lambda: len(robot.commands) > before, "the node to know again where the arm is")
     assert_smooth(robot.commands, robot)
 
 
