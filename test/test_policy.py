@@ -1,0 +1,191 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""AR-VRM: each part does what the paper says, the cache changes nothing, and bad checkpoints are refused."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from learning_data import TINY, human_clip
+
+from arvrm_ros.contract import load_contract
+from arvrm_ros.data.types import Observation, RetrievedMotion
+from arvrm_ros.errors import CheckpointError
+from arvrm_ros.perception.image_encoder import ImageEncoder
+from arvrm_ros.perception.text_encoder import TextEncoder
+from arvrm_ros.policies import PolicyError, load_policy
+from arvrm_ros.policies.arvrm.model import ArvrmModel, Clips, Retrieved
+from arvrm_ros.policies.arvrm.policy import ArvrmPolicy, save_checkpoint
+from arvrm_ros.policies.arvrm.processor import Normalisation, absolute_targets, clip_inputs, relative_action
+from arvrm_ros.resources import resource
+
+NORMALISATION = Normalisation((0.0,) * 7, (1.0,) * 7, tuple((0.01,) * 6 for _ in range(TINY.chunk)))
+
+
+@pytest.fixture(scope="module")
+def contract():
+    return load_contract("tabletop")
+
+
+@pytest.fixture(scope="module")
+def encoders():
+    return ImageEncoder.load(), TextEncoder()
+
+
+@pytest.fixture
+def policy(contract, encoders):
+    torch.manual_seed(0)
+    return ArvrmPolicy(ArvrmModel(TINY), NORMALISATION, *encoders, contract)
+
+
+def observation(contract, seed: int) -> Observation:
+    rng = np.random.default_rng(seed)
+    images = {c: rng.integers(0, 255, (128, 128, 3), np.uint8) for c in contract.observation.cameras}
+    return Observation(0.1 * seed, images, np.array(contract.home) + rng.normal(0, 0.05, 7), 1.0)
+
+
+def retrieved(count: int) -> list[RetrievedMotion]:
+    rng = np.random.default_rng(3)
+    return [RetrievedMotion(human_clip(i, rng), 1.0, 0.5, 0.5) for i in range(count)]
+
+
+def test_cached_history_gives_what_encoding_everything_anew_gives(policy, contract, encoders):
+    """The fourth step with its cache, against a model call over the last T observations encoded at once."""
+    policy.reset("open the drawer")
+    policy.set_retrieved(retrieved(2))
+    observations = [observation(contract, seed) for seed in range(4)]
+    chunk = [policy.predict_chunk(o) for o in observations][-1]
+    fresh = ArvrmPolicy(policy.model, NORMALISATION, *encoders, contract)
+    fresh.reset("open the drawer")
+    fresh.set_retrieved(retrieved(2))
+    again = [fresh.predict_chunk(o) for o in observations[-TINY.history :]][-1]
+    np.testing.assert_allclose(chunk.positions, again.positions, atol=1e-5)
+    assert list(chunk.stages) == ["encode", "predict", "decode"]
+    fresh.reset("close the drawer")
+    other = fresh.predict_chunk(observations[-1])
+    assert not np.allclose(other.positions, again.positions, atol=1e-6), "the instruction and the clips change nothing"
+
+
+def test_future_steps_do_not_change_past_chunks():
+    torch.manual_seed(0)
+    model = ArvrmModel(TINY).eval()
+    z_o, state, text = torch.randn(2, 3, 2, 32), torch.randn(2, 3, 7), torch.randn(2, 384)
+    chunk, _, _ = model(text, z_o, state, None)
+    z_o[:, 2] = torch.randn(2, 2, 32)
+    changed, _, _ = model(text, z_o, state, None)
+    torch.testing.assert_close(chunk[:, :2], changed[:, :2])
+    assert not torch.allclose(chunk[:, 2], changed[:, 2])
+
+
+def test_analogy_map_carries_keypoint_features_to_components():
+    """f* = (1 - alpha) m f_k + alpha f_s, against the same sum written with loops."""
+    torch.manual_seed(0)
+    model = ArvrmModel(TINY).eval()
+    b, t, j, f = 1, 1, 2, TINY.clip_frames
+    features, tokens = torch.randn(b, j, f, 21, 32), torch.randn(b, j, f, 32)
+    with torch.no_grad():
+        model.analogy_map.copy_(torch.randn(7, 21))
+    f_s, out = torch.randn(b, t, 7, 32), torch.randn(b, t, 32)
+    clips = Retrieved(features, tokens, torch.ones(b, j))
+    _, suggested = model._hint(out, f_s, clips)
+    weights = (model.query(out[0, 0]) @ model.key(tokens[0] + model.frame).transpose(1, 2) / 32**0.5).softmax(-1)
+    for clip in range(j):
+        found = sum(weights[clip, frame] * features[0, clip, frame] for frame in range(f))  # (K, d)
+        for component in range(7):
+            carried = sum(model.analogy_map[component, k] * found[k] for k in range(21))
+            f_star = (1 - TINY.alpha) * carried + TINY.alpha * f_s[0, 0, component]
+            torch.testing.assert_close(suggested[0, 0, clip, component], model.analogy_head(f_star)[0])
+
+
+def test_absent_clips_are_as_no_clips():
+    torch.manual_seed(0)
+    model = ArvrmModel(TINY).eval()
+    f_s, out = torch.randn(1, 1, 7, 32), torch.randn(1, 1, 32)
+    clips = Retrieved(torch.randn(1, 2, 10, 21, 32), torch.randn(1, 2, 10, 32), torch.zeros(1, 2))
+    torch.testing.assert_close(model._hint(out, f_s, clips)[0], model._hint(out, f_s, None)[0])
+
+
+def test_keypoint_loss_leaves_unseen_hands_out():
+    torch.manual_seed(0)
+    model = ArvrmModel(TINY).eval()
+    keypoints = torch.randn(2, 10, 21, 4)
+    keypoints[..., 3] = 1
+    keypoints[:, 5, :, 3] = 0
+    clips = Clips(torch.randn(2, 384), torch.randn(2, 10, 640), keypoints)
+    error = (model.next_keypoints(clips) - keypoints[:, 1:, :, :3]) ** 2  # targets are frames 1..9
+    kept = [i for i in range(9) if 5 not in (i, i + 1)]  # neither the frame before nor the target is unseen
+    torch.testing.assert_close(model.keypoint_loss(clips), error[:, kept].mean())
+
+
+@pytest.mark.parametrize("switch", ["retrieval", "analogy"])
+def test_parts_can_be_switched_off(contract, encoders, switch):
+    model = ArvrmModel(dataclasses.replace(TINY, **{switch: False}))
+    policy = ArvrmPolicy(model, NORMALISATION, *encoders, contract)
+    policy.reset("open the drawer")
+    policy.set_retrieved(retrieved(2))
+    assert policy.analogy_map is None
+    assert policy.predict_chunk(observation(contract, 0)).positions.shape == (TINY.chunk, 3)
+
+
+def test_relative_actions_and_targets_are_inverse():
+    rng = np.random.default_rng(0)
+    quaternion = rng.normal(size=4)
+    quaternion /= np.linalg.norm(quaternion)
+    targets = rng.normal(size=(5, 3))
+    turned = rng.normal(size=(5, 4))
+    turned /= np.linalg.norm(turned, axis=1, keepdims=True)
+    position = rng.normal(size=3)
+    action = relative_action(position, quaternion, targets, turned)
+    positions, quaternions = absolute_targets(position, quaternion, action)
+    np.testing.assert_allclose(positions, targets, atol=1e-6)
+    np.testing.assert_allclose(np.abs((quaternions * turned).sum(1)), 1, atol=1e-6)
+
+
+def test_clip_of_one_frame_fills_the_model_inputs():
+    clip = human_clip(0, np.random.default_rng(0), frames=1)
+    images, keypoints = clip_inputs(clip, 10)
+    assert images.shape == (10, 640)
+    assert keypoints.shape == (10, 21, 4)
+
+
+def test_observations_that_do_not_fit_are_refused(policy, contract):
+    policy.reset("open the drawer")
+    good = observation(contract, 0)
+    with pytest.raises(PolicyError, match="lacks gripper"):
+        policy.predict_chunk(dataclasses.replace(good, images={"static": good.images["static"]}))
+    with pytest.raises(PolicyError, match="not finite"):
+        policy.predict_chunk(dataclasses.replace(good, joint_positions=good.joint_positions * np.nan))
+
+
+def test_checkpoints_missing_damaged_or_of_another_robot_say_so(tmp_path, contract):
+    with pytest.raises(CheckpointError, match="arvrm finetune"):
+        load_policy(tmp_path, contract)
+    encoder = resource("checkpoints", "image_encoder.safetensors")
+    save_checkpoint(tmp_path, ArvrmModel(TINY), NORMALISATION, contract, encoder, {})
+    assert load_policy(tmp_path, contract).name == "arvrm"
+    swapped = dataclasses.replace(contract, joints=contract.joints[::-1])
+    with pytest.raises(CheckpointError, match="joints: .* here, .* there"):
+        load_policy(tmp_path, swapped)
+    faster = dataclasses.replace(contract, limits=dataclasses.replace(contract.limits, cartesian_velocity=0.1))
+    assert load_policy(tmp_path, faster).name == "arvrm", "limits are the robot's own business"
+    header = json.loads((tmp_path / "checkpoint.json").read_text())
+    (tmp_path / "checkpoint.json").write_text(json.dumps(header | {"image_encoder": "0" * 64}))
+    with pytest.raises(CheckpointError, match="another image encoder"):
+        load_policy(tmp_path, contract)
+    (tmp_path / "checkpoint.json").write_text(json.dumps(header | {"policy": "magic"}))
+    with pytest.raises(CheckpointError, match="'magic'"):
+        load_policy(tmp_path, contract)
+    (tmp_path / "checkpoint.json").write_text(json.dumps(header))
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_policy(tmp_path, contract)
+
+
+def test_policies_import_without_ros():
+    code = "import sys; sys.modules['rclpy'] = None; import arvrm_ros.policies, arvrm_ros.policies.arvrm.policy"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,102 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Both training stages on small made-up data: they learn, go on where they stopped, and refuse bad data."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from learning_data import TINY, write_database, write_episodes
+
+from arvrm_ros.contract import load_contract
+from arvrm_ros.errors import CheckpointError, DataError
+from arvrm_ros.policies import load_policy
+from arvrm_ros.resources import resource
+from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.training.dataset import RobotEpisodes
+from arvrm_ros.training.finetune import finetune
+from arvrm_ros.training.loop import Schedule
+from arvrm_ros.training.pretrain import pretrain
+
+ENCODER = resource("checkpoints", "image_encoder.safetensors")
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory):
+    return write_episodes(tmp_path_factory.mktemp("episodes"))
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    return write_database(tmp_path_factory.mktemp("database") / "clips.lance")
+
+
+def losses(folder):
+    return [json.loads(line)["total"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_both_stages_learn_and_the_checkpoint_loads(tmp_path, episodes, database):
+    schedule = Schedule(60, 3e-3, warmup=5, save_every=10)
+    pretrain(database, tmp_path / "pretrain", TINY, schedule, batch=4)
+    first, *_, last = losses(tmp_path / "pretrain")
+    assert last < first
+    contract = load_contract("tabletop")
+    pretrained = tmp_path / "pretrain" / "pretrained.safetensors"
+    finetune(episodes, database, ENCODER, pretrained, tmp_path / "finetune", contract, TINY, schedule, batch=8)
+    first, *_, last = losses(tmp_path / "finetune")
+    assert last < 0.7 * first
+    policy = load_policy(tmp_path / "finetune" / "checkpoint", contract)
+    assert policy.analogy_map is not None
+    assert np.abs(policy.analogy_map - 1 / 21).max() > 1e-3, "the map was not trained"
+    frozen = torch.load(tmp_path / "pretrain" / "state.pt", weights_only=True)["model"]
+    tuned = policy.model.state_dict()
+    for name, value in frozen.items():
+        if name.startswith(("keypoint_encoder", "keypoint_head")):
+            torch.testing.assert_close(tuned[name], value, msg=f"{name} was not frozen")
+
+
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path, database):
+    schedule = Schedule(20, 1e-3, warmup=2, save_every=5)
+    pretrain(database, tmp_path / "whole", TINY, schedule, batch=4)
+    calls = 0
+
+    def stop_at_step_13(self, *args):
+        nonlocal calls
+        calls += 1
+        if calls == 13:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    from arvrm_ros.policies.arvrm.model import ArvrmModel
+
+    original = ArvrmModel.keypoint_loss
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ArvrmModel, "keypoint_loss", stop_at_step_13)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(database, tmp_path / "parts", TINY, schedule, batch=4)
+    pretrain(database, tmp_path / "parts", TINY, schedule, batch=4)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_damaged_state_is_not_silently_started_anew(tmp_path, database):
+    (tmp_path / "state.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="remove the folder"):
+        pretrain(database, tmp_path, TINY, Schedule(2, warmup=1), batch=2)
+
+
+def test_disturbed_steps_are_never_learned(episodes):
+    robot = RobotEpisodes(episodes, ENCODER, load_contract("tabletop"), TINY)
+    valid = robot._valid[0]  # step 2 is a disturbance
+    assert valid[3:].all()
+    assert not valid[2].any()
+    assert valid[1].tolist() == [True] + [False] * 9
+    assert valid[0].tolist() == [True, True] + [False] * 8
+
+
+def test_empty_data_says_what_to_do(tmp_path, episodes):
+    with pytest.raises(DataError, match="arvrm collect robot"):
+        RobotEpisodes(tmp_path, ENCODER, load_contract("tabletop"), TINY)
+    empty = MotionDatabase.create(tmp_path / "empty.lance")
+    with pytest.raises(DataError, match="arvrm db build"):
+        pretrain(empty, tmp_path / "out", TINY, Schedule(2), batch=2)
