@@ -8,7 +8,7 @@ import sys
 
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch_ros.actions import Node
 
 from arvrm_ros.suite import (
@@ -25,7 +25,8 @@ from arvrm_ros.suite import (
 def describe(suite: str) -> LaunchDescription:
     """The launch description of a suite: its arguments, each with a description, and one process per node.
 
-    The launch ends when any process ends; what is missing on the machine is named before anything starts.
+    The launch ends with status 1 when any process ends by itself; what is missing on the machine is named before
+    anything starts.
     """
     arguments = arguments_of(suite)
 
@@ -57,5 +58,11 @@ def _start(process: Process) -> Node:
         parameters=[process.parameters],
         output="screen",
         emulate_tty=True,
-        on_exit=Shutdown(reason=f"{process.name} ended"),
+        on_exit=OpaqueFunction(function=_stop_suite, args=[process.name]),
     )
+
+
+def _stop_suite(context: LaunchContext, name: str) -> None:
+    """An exception, not a Shutdown action: it stops the launch as well, and makes ``ros2 launch`` exit with 1."""
+    if not context.is_shutdown:
+        raise SuiteError(f"{name} ended; the suite was stopped")

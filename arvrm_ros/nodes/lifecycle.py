@@ -36,6 +36,9 @@ from arvrm_ros.nodes.parameters import Parameters, declare, read
 HEARTBEAT_PERIOD = 1.0
 """Wall-clock seconds between two diagnostics of a node."""
 
+SHUTDOWN_LIMIT = 8.0
+"""Wall-clock seconds after a signal in which a node comes to rest; one that hangs is ended then."""
+
 
 class ManagedNode(LifecycleNode):
     """A lifecycle node. Subclasses override :meth:`configure`, :meth:`activate`, :meth:`deactivate`, :meth:`cleanup`.
@@ -297,7 +300,10 @@ def run_node(factory: Callable[[], ManagedNode], threads: int = 1) -> int:
     thread.start()
     while not stop.wait(timeout=1.0):  # a bounded wait, so that a signal taken by another thread is noticed as well
         pass
-    thread.join()
+    thread.join(SHUTDOWN_LIMIT)
+    if thread.is_alive():
+        print(f"{node.get_name()}: not at rest within {SHUTDOWN_LIMIT:g} s, ended", file=sys.stderr, flush=True)
+        os._exit(1)
     node.destroy_node()
     rclpy.try_shutdown()
     return int(failed)

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import rclpy
@@ -26,6 +27,7 @@ from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 from std_msgs.msg import Empty
 from std_srvs.srv import Trigger
 
@@ -63,9 +65,8 @@ class ManagerParameters(Parameters):
     heartbeat_timeout: float = parameter(
         4.0, "a node without heartbeat for longer is lost", unit="s", low=2 * HEARTBEAT_PERIOD, high=60.0
     )
-    discovery_timeout: float = parameter(
-        60.0, "wait for nodes to start and required topics to appear", unit="s", low=1.0, high=600.0
-    )
+    discovery_timeout: float = parameter(60.0, "wait for a node to start", unit="s", low=1.0, high=600.0)
+    topics_timeout: float = parameter(15.0, "wait for the required topics", unit="s", low=0.1, high=600.0)
     transition_timeout: float = parameter(120.0, "wait for one transition of a node", unit="s", low=1.0, high=600.0)
 
 
@@ -137,7 +138,7 @@ class LifecycleManager(Node):
         def absent() -> list[str]:
             return [topic for topic in self._params.required_topics if topic and not self.count_publishers(topic)]
 
-        if not self._wait(lambda: not absent(), self._params.discovery_timeout):
+        if not self._wait(lambda: not absent(), self._params.topics_timeout):
             raise SuiteFailed(
                 f"nobody publishes {', '.join(absent())}: start the robot's and the cameras' drivers, or name other "
                 "cameras with cameras:="
@@ -196,9 +197,11 @@ class LifecycleManager(Node):
     def _take_down(self) -> None:
         """Undoes what was brought up in reverse order, with whatever nodes can still be reached."""
         for name, transition in reversed(self._brought):
-            if self._change[name].service_is_ready():
+            client = self._change[name]
+            if client.service_is_ready():
                 request = ChangeState.Request(transition=Transition(id=TRANSITIONS[UNDO[transition]]))
-                self._wait(self._change[name].call_async(request).done, 5.0, interruptible=False)
+                answer = client.call_async(request)
+                self._wait(partial(_answered_or_gone, client, answer), 5.0, interruptible=False)
 
     def _wait(self, condition: Callable[[], bool], timeout: float, interruptible: bool = True) -> bool:
         """Waits until the condition holds; False when time ran out.
@@ -238,6 +241,11 @@ class LifecycleManager(Node):
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
+
+
+def _answered_or_gone(client: Client[Any, Any], answer: Future) -> bool:
+    """Whoever started the suite may end the nodes at the same time as this manager."""
+    return answer.done() or not client.service_is_ready()
 
 
 def main() -> int:
