@@ -1,6 +1,6 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""``pip install .``: the Python package without ROS. The metadata is in pyproject.toml; here only what has to be listed."""
+"""``pip install .``: the Python package without ROS. The metadata is in pyproject.toml; here are the shared files."""
 
 from pathlib import Path
 

@@ -43,6 +43,8 @@ TRANSITIONS = {
     "deactivate": Transition.TRANSITION_DEACTIVATE,
     "cleanup": Transition.TRANSITION_CLEANUP,
 }
+UNDO_TIMEOUT = 3.0  # s; a killed node stays in the graph, but does not answer
+IN_USE = ("inactive", "active")  # states of a configured node
 UNDO = {"configure": "cleanup", "activate": "deactivate"}
 
 
@@ -75,6 +77,7 @@ class _Heartbeat:
     """The newest heartbeat of one node: when it came (monotonic seconds) and what it said."""
 
     at: float
+    pid: str
     state: str
     problem: str
 
@@ -90,6 +93,7 @@ class LifecycleManager(Node):
         self._nodes = [name for name in self._params.managed_nodes if name]
         self._edges = EdgeLogger(self.get_logger())
         self._heartbeats: dict[str, _Heartbeat] = {}
+        self._pids: dict[str, str] = {}  # of our nodes; a second suite that is about to be refused has the same names
         self._identity = f"pid {os.getpid()} on {socket.gethostname()}"
         self._other = ""
         self._state = "starting"
@@ -106,7 +110,7 @@ class LifecycleManager(Node):
     def run(self) -> int:
         """Brings the suite up, watches it until a signal or a loss, takes it down; returns the exit status."""
         try:
-            self._refuse_second_suite()
+            self._await_nodes()
             self._await_topics()
             for transition in ("configure", "activate"):
                 for name in self._nodes:
@@ -124,15 +128,27 @@ class LifecycleManager(Node):
         self._take_down()
         return status
 
-    def _refuse_second_suite(self) -> None:
-        """Heartbeats, not the graph: the graph shows a killed suite for a while longer."""
-        self._wait(lambda: bool(self._other), 2.5 * HEARTBEAT_PERIOD)
-        if self._other:
+    def _await_nodes(self) -> None:
+        """Waits until every node is heard, and refuses to share them with another suite.
+
+        Heartbeats tell, not the graph, which shows a killed suite for a while longer. Once our own nodes are heard,
+        those of another suite are heard as well, however long discovery takes on a busy machine.
+        """
+
+        def silent() -> list[str]:
+            return [name for name in self._nodes if name not in self._heartbeats]
+
+        if not self._wait(lambda: bool(self._other) or not silent(), self._params.discovery_timeout):
+            raise SuiteFailed(f"{', '.join(silent())} did not start")
+        self._wait(lambda: bool(self._other), 2 * HEARTBEAT_PERIOD)
+        taken = [name for name in self._nodes if name in self._heartbeats and self._heartbeats[name].state in IN_USE]
+        if self._other or taken:
             domain = os.environ.get("ROS_DOMAIN_ID", "0")
             raise SuiteFailed(
-                f"another suite is running on ROS_DOMAIN_ID {domain} ({self._other}): stop it, or set another "
-                "ROS_DOMAIN_ID"
+                f"another suite is running on ROS_DOMAIN_ID {domain} ({self._other or ', '.join(taken)}): stop it, or "
+                "set another ROS_DOMAIN_ID"
             )
+        self._pids = {name: self._heartbeats[name].pid for name in self._nodes}
 
     def _await_topics(self) -> None:
         def absent() -> list[str]:
@@ -180,12 +196,12 @@ class LifecycleManager(Node):
                 heartbeat = self._heartbeats.get(name)
                 silent = time.monotonic() - (heartbeat.at if heartbeat else started)
                 state = heartbeat.state if heartbeat and heartbeat.at > started else "active"
-                if silent <= self._params.heartbeat_timeout and state in ("active", "inactive"):
+                if silent <= self._params.heartbeat_timeout and state in IN_USE:
                     self._edges.update(name, None if state == "active" else f"is {state}; somebody deactivated it")
                     continue
                 self._emergency_stop()
                 self._brought = [step for step in self._brought if step[0] != name]
-                lost = f"has been silent for {silent:.1f} s" if state in ("active", "inactive") else f"is {state}"
+                lost = f"has been silent for {silent:.1f} s" if state in IN_USE else f"is {state}"
                 raise SuiteFailed(f"{name} {lost}: the arm was told to stop, the suite goes down")
 
     def _emergency_stop(self) -> None:
@@ -195,13 +211,16 @@ class LifecycleManager(Node):
             self._wait(answer.done, 1.0, interruptible=False)
 
     def _take_down(self) -> None:
-        """Undoes what was brought up in reverse order, with whatever nodes can still be reached."""
+        """Undoes what was brought up in reverse order, with whatever nodes still answer."""
+        gone = set()
         for name, transition in reversed(self._brought):
             client = self._change[name]
-            if client.service_is_ready():
-                request = ChangeState.Request(transition=Transition(id=TRANSITIONS[UNDO[transition]]))
-                answer = client.call_async(request)
-                self._wait(partial(_answered_or_gone, client, answer), 5.0, interruptible=False)
+            if name in gone or not client.service_is_ready():
+                continue
+            request = ChangeState.Request(transition=Transition(id=TRANSITIONS[UNDO[transition]]))
+            answer = client.call_async(request)
+            if not self._wait(partial(_answered_or_gone, client, answer), UNDO_TIMEOUT, interruptible=False):
+                gone.add(name)
 
     def _wait(self, condition: Callable[[], bool], timeout: float, interruptible: bool = True) -> bool:
         """Waits until the condition holds; False when time ran out.
@@ -223,11 +242,12 @@ class LifecycleManager(Node):
         for status in message.status:
             values = {item.key: item.value for item in status.values}
             if status.name == MANAGER:
-                if values.get("identity", self._identity) != self._identity:
+                if values.get("identity", self._identity) != self._identity and values["state"] != "stopping":
                     self._other = values["identity"]
-            elif "state" in values:
+            elif "state" in values and self._pids.get(status.name) in (None, values.get("pid")):
                 problem = status.message if status.level == DiagnosticStatus.ERROR else ""
-                self._heartbeats[status.name] = _Heartbeat(time.monotonic(), values["state"], problem)
+                heartbeat = _Heartbeat(time.monotonic(), values.get("pid", ""), values["state"], problem)
+                self._heartbeats[status.name] = heartbeat
 
     def _publish_diagnostics(self) -> None:
         values: dict[str, Any] = {"state": self._state, "identity": self._identity, "pid": os.getpid()}
