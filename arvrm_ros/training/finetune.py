@@ -45,7 +45,6 @@ def finetune(
     schedule: Schedule,
     batch: int,
     limit: int | None = None,
-    language_weight: float = 10.0,
     validation: float = 0.03,
 ) -> dict[str, float]:
     """Trains and writes a checkpoint to ``out/checkpoint``.
@@ -54,7 +53,6 @@ def finetune(
         database: human clips; None trains without retrieval and replay.
         pretrained: weights of stage 1; None starts from random ones.
         limit: number of robot episodes to use.
-        language_weight: of the retrieval's score, see :class:`MotionSearch`.
 
     Returns:
         Validation figures: mean error of the chunk's positions in millimetres at its first and last step, and the
@@ -70,7 +68,7 @@ def finetune(
     clips: HumanClips | None = None
     features: Retrieved | None = None
     if database is not None and config.retrieval:
-        search = MotionSearch(database, language_weight=language_weight)
+        search = MotionSearch(database)
         robot.retrieve(search, 2 * config.retrieved)
         clips = HumanClips(search.clips, config.clip_frames)
         features = _keypoint_features(model, clips)
@@ -80,8 +78,7 @@ def finetune(
     def forward(data: RobotBatch, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         retrieved = None if features is None else _choose(features, data.clips, config.retrieved, rng, model.training)
         noise = torch.randn_like(data.images) * TOKEN_NOISE * model.training
-        z_o = model.embed_images(data.images + noise)
-        chunk, progress, suggested = model(data.text, z_o, data.state, retrieved)
+        chunk, progress, suggested = model(data.text, data.images + noise, data.state, retrieved)
         valid = data.valid[..., None]  # (B, T, N, 1)
         count = valid.sum().clamp(min=1)
         arm = (F.smooth_l1_loss(chunk[..., :6], data.action, reduction="none", beta=0.1) * valid).sum() / (6 * count)
@@ -113,7 +110,7 @@ def finetune(
         rng = np.random.default_rng(0)
         data = robot.batch(rng, 512, held_out)
         retrieved = None if features is None else _choose(features, data.clips, config.retrieved, rng, False)
-        chunk, _, _ = model(data.text, model.embed_images(data.images), data.state, retrieved)
+        chunk, _, _ = model(data.text, data.images, data.state, retrieved)
         scale = torch.tensor(robot.normalisation.action_scale)[:, :3]
         distance = ((chunk[..., :3] - data.action[..., :3]) * scale).norm(dim=-1) * 1000  # (B, T, N) mm
         right = ((chunk[..., 6] > 0) == (data.gripper > 0.5)).float()
@@ -134,7 +131,6 @@ def finetune(
         "steps": schedule.steps,
         "batch": batch,
         "learning_rate": schedule.learning_rate,
-        "language_weight": language_weight,
         "validation": figures,
     }
     save_checkpoint(out / "checkpoint", model, robot.normalisation, contract, image_encoder, training_record)
@@ -164,6 +160,9 @@ def _choose(
 
 def _load_pretrained(model: ArvrmModel, path: Path) -> None:
     try:
-        model.load_state_dict(safetensors.torch.load_file(path))
+        weights = safetensors.torch.load_file(path)
+        if weights.keys() != model.shared_state().keys():
+            raise CheckpointError(f"{path} was made for another configuration; run 'arvrm pretrain' again")
+        model.load_state_dict(weights, strict=False)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} is not a pretrained model of this configuration: {error}") from None

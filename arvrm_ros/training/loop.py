@@ -22,6 +22,10 @@ from arvrm_ros.errors import CheckpointError
 from arvrm_ros.files import replace_atomically
 
 
+LOG_EVERY = 20
+"""Steps between two points of TensorBoard's training curves."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How long and how fast to train.
@@ -87,12 +91,13 @@ def train(
             scheduler.step()
             bar.update()
             done = step + 1
-            if done % 20 == 0 or done == schedule.steps:
+            saving = done % schedule.save_every == 0 or done == schedule.steps
+            if done % LOG_EVERY == 0 or saving:
                 logged = {name: float(value.detach()) for name, value in values.items()}
                 bar.set_postfix({name: f"{value:.4f}" for name, value in logged.items()})
                 for name, value in logged.items():
                     board.add_scalar(f"train/{name}", value, done)
-            if done % schedule.save_every == 0 or done == schedule.steps:
+            if saving:
                 if validate is not None:
                     model.eval()
                     for name, value in validate().items():

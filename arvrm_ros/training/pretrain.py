@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -68,5 +67,5 @@ def pretrain(
 
     train(out, model, losses, schedule, "pretraining", validate)
     with replace_atomically(out / WEIGHTS) as partial:
-        safetensors.torch.save_file({name: v.contiguous() for name, v in model.state_dict().items()}, partial)
-    return validate() | {"clips": len(clips), "config_width": asdict(config)["width"]}
+        safetensors.torch.save_file({name: v.contiguous() for name, v in model.shared_state().items()}, partial)
+    return validate() | {"clips": len(clips)}

@@ -21,6 +21,9 @@ K, S = len(HAND_KEYPOINTS), len(ROBOT_COMPONENTS)
 KEYPOINT_VALUES = 4  # x, y, relative depth, visible
 ACTION = 7  # position (3) and rotation vector (3) relative to the observation, gripper opening
 
+SHARED = ("text", "image", "camera", "keypoint_encoder", "keypoint_head", "position", "blocks", "norm")
+"""Parts that human clips train too, and that fine-tuning starts from."""
+
 
 @dataclass
 class Clips:
@@ -105,6 +108,10 @@ class ArvrmModel(nn.Module):
         # The tokens of an image are folded into one: the sequence stays short and a CPU can train it.
         self.image = nn.Sequential(nn.Linear(image, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
         self.camera = nn.Parameter(torch.randn(config.cameras + 1, d) * 0.02)  # the last is the human clips' camera
+        # The action head looks at the single tokens of the newest images again, for what the instruction names.
+        self.token = nn.Linear(config.image_width, d)
+        self.place = nn.Parameter(torch.randn(config.cameras * config.image_tokens, d) * 0.02)
+        self.look_query, self.look_key_value, self.look_out = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
         self.keypoint_encoder = KeypointEncoder(config)
         self.keypoint_head = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, K * 3))
         self.component_scale = nn.Parameter(torch.randn(S, d) * 0.5)
@@ -121,11 +128,13 @@ class ArvrmModel(nn.Module):
         hint = S * d if config.analogy else d
         self.hint = nn.Sequential(nn.LayerNorm(hint), nn.Linear(hint, d), nn.GELU())
         self.action_head = nn.Sequential(
-            nn.Linear(2 * d, 3 * d), nn.GELU(), nn.Linear(3 * d, 2 * d), nn.GELU(),
+            nn.Linear(3 * d, 3 * d), nn.GELU(), nn.Linear(3 * d, 2 * d), nn.GELU(),
             nn.Linear(2 * d, config.chunk * ACTION + 1),
         )  # fmt: skip
 
-    # Human clips
+    def shared_state(self) -> dict[str, Tensor]:
+        """Weights of the :data:`SHARED` parts."""
+        return {name: value for name, value in self.state_dict().items() if name.split(".")[0] in SHARED}
 
     def next_keypoints(self, clips: Clips) -> Tensor:
         """(B, F - 1, K, 3): what the model expects at frames 1 to F - 1, each from the frames before it."""
@@ -145,33 +154,41 @@ class ArvrmModel(nn.Module):
 
     # Robot
 
-    def embed_images(self, tokens: Tensor) -> Tensor:
-        """Image tokens (..., cameras, image_tokens * image_width) to z_o (..., cameras, d)."""
-        return self.image(tokens) + self.camera[:-1]
-
     def forward(
-        self, text: Tensor, z_o: Tensor, state: Tensor, retrieved: Retrieved | None
+        self, text: Tensor, images: Tensor, state: Tensor, retrieved: Retrieved | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Robot steps to action chunks.
 
         Args:
             text: (B, text_width).
-            z_o: (B, T, cameras, d), by :meth:`embed_images`.
+            images: (B, T, cameras, image_tokens * image_width), the frozen image encoder's standardised tokens.
             state: (B, T, S).
             retrieved: the clips' features, or None.
 
         Returns:
             Chunks (B, T, N, 7), progress logits (B, T), and the next state (B, T, J, S) that each clip suggests, if any.
         """
-        b, steps = state.shape[:2]
+        steps, group = state.shape[1], self.config.cameras + 1
         f_s = state[..., None] * self.component_scale + self.component_bias  # (B, T, S, d)
         z_s = self.state_pool(f_s.flatten(2))  # (B, T, d)
+        z_o = self.image(images) + self.camera[:-1]  # (B, T, cameras, d)
+        z_l = self.text(text)[:, None]  # (B, 1, d)
         groups = torch.cat([z_o, z_s[:, :, None]], 2) + self.position[:steps, None]  # (B, T, cameras + 1, d)
-        sequence = torch.cat([self.text(text)[:, None], groups.flatten(1, 2)], 1)
-        out = self.norm(self.blocks(sequence))[:, self.config.cameras + 1 :: self.config.cameras + 1]  # at z_s: (B, T, d)
+        sequence = torch.cat([z_l, groups.flatten(1, 2)], 1)  # (B, 1 + T (cameras + 1), d)
+        out = self.norm(self.blocks(sequence))[:, group::group]  # at each z_s: (B, T, d)
         hint, suggested = self._hint(out, f_s, retrieved if self.config.retrieval else None)
-        raw = self.action_head(torch.cat([out, hint], -1))  # (B, T, N 7 + 1)
+        raw = self.action_head(torch.cat([out, self._look(out + z_l, images), hint], -1))  # (B, T, N 7 + 1)
         return raw[..., :-1].unflatten(-1, (self.config.chunk, ACTION)), raw[..., -1], suggested
+
+    def _look(self, query: Tensor, images: Tensor) -> Tensor:
+        """Attention of (B, T, d) over the image tokens of the same step: (B, T, d)."""
+        b, steps, d = query.shape
+        heads = self.config.heads
+        tokens = images.reshape(b * steps, -1, self.config.image_width)  # (B T, cameras (1 + M), width)
+        tokens = self.token(tokens) + self.place  # (B T, cameras (1 + M), d)
+        q = self.look_query(query).view(b * steps, 1, heads, d // heads).transpose(1, 2)
+        k, v = self.look_key_value(tokens).unflatten(-1, (2, heads, d // heads)).permute(2, 0, 3, 1, 4)
+        return self.look_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, steps, d))
 
     def _hint(self, out: Tensor, f_s: Tensor, retrieved: Retrieved | None) -> tuple[Tensor, Tensor | None]:
         """What the retrieved clips say, (B, T, d), and the next state each suggests.

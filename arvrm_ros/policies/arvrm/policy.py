@@ -74,7 +74,7 @@ class ArvrmPolicy:
         """Starts a new instruction."""
         self._instruction = instruction
         self._text = torch.from_numpy(self._texts.encode([instruction]))  # (1, text_width)
-        self._z_o: deque[torch.Tensor] = deque(maxlen=self.config.history)  # each (cameras, d)
+        self._tokens: deque[np.ndarray] = deque(maxlen=self.config.history)  # each (cameras, D)
         self._states: deque[np.ndarray] = deque(maxlen=self.config.history)  # each (S,)
         self._retrieved = None
 
@@ -96,16 +96,15 @@ class ArvrmPolicy:
             raise PolicyError("the joint states are not finite")
         # One image at a time where their sizes differ; the encoder brings all to its own size.
         tokens = np.concatenate([self._images.encode(observation.images[camera][None]) for camera in cameras])
-        flat = torch.from_numpy(self._images.standardised(tokens))  # (cameras, D)
-        self._z_o.append(self.model.embed_images(flat))
+        self._tokens.append(self._images.standardised(tokens))
         position, quaternion = self._kinematics.forward(observation.joint_positions)
         state = robot_state(position, quaternion, np.array(observation.gripper), self._home)
         self._states.append((state - self._state_mean) / self._state_scale)
         encoded = time.perf_counter()
 
-        z_o = torch.stack(list(self._z_o))[None]  # (1, t, cameras, d)
+        images = torch.from_numpy(np.stack(self._tokens))[None]  # (1, t, cameras, D)
         states = torch.from_numpy(np.stack(self._states))[None]  # (1, t, S)
-        chunks, progress, _ = self.model(self._text, z_o, states, self._retrieved)
+        chunks, progress, _ = self.model(self._text, images, states, self._retrieved)
         raw = chunks[0, -1].numpy()  # (N, 7)
         predicted = time.perf_counter()
 
