@@ -1,6 +1,6 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The ``arvrm`` command. Each subcommand is a module of :mod:`arvrm_ros.commands`, imported only when it is asked for."""
+"""The ``arvrm`` command. Each subcommand is a module of :mod:`arvrm_ros.commands`, imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one subcommand; returns its exit status (0 done, 1 a problem the user can mend, 2 wrong usage, 130 Ctrl-C)."""
+    """Runs one subcommand; returns its exit status (0 done, 1 a problem to mend, 2 wrong usage, 130 Ctrl-C)."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="arvrm", description="AR-VRM for ROS 2: a robot that follows instructions by imitating human motion."

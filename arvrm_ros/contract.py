@@ -200,7 +200,9 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         missing, unknown = hints.keys() - value.keys(), value.keys() - hints.keys()
         if missing or unknown:
             raise ContractError(f"{where}: missing {sorted(missing)}, unknown {sorted(unknown)}")
-        return kind(**{key: _build(hint, value[key], f"{where}: {key}") for key, hint in hints.items()})
+        return typing.cast(Any, kind)(
+            **{key: _build(hint, value[key], f"{where}: {key}") for key, hint in hints.items()}
+        )
     if origin is dict:
         return {key: _build(typing.get_args(kind)[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin is tuple:

@@ -168,7 +168,7 @@ def test_checkpoints_missing_damaged_or_of_another_robot_say_so(tmp_path, contra
     save_checkpoint(tmp_path, ArvrmModel(TINY), NORMALISATION, contract, encoder, {})
     assert load_policy(tmp_path, contract).name == "arvrm"
     swapped = dataclasses.replace(contract, joints=contract.joints[::-1])
-    with pytest.raises(CheckpointError, match="joints: .* here, .* there"):
+    with pytest.raises(CheckpointError, match=r"joints: .* here, .* there"):
         load_policy(tmp_path, swapped)
     faster = dataclasses.replace(contract, limits=dataclasses.replace(contract.limits, cartesian_velocity=0.1))
     assert load_policy(tmp_path, faster).name == "arvrm", "limits are the robot's own business"

@@ -13,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument("--episodes", type=Path, required=True, help="folder of robot episodes")
     parser.add_argument("--database", default="", help="human-motion database; without one there is no retrieval")
-    parser.add_argument("--pretrained", type=Path, help="pretrained.safetensors of 'arvrm pretrain'; random if not given")
+    parser.add_argument(
+        "--pretrained", type=Path, help="pretrained.safetensors of 'arvrm pretrain'; random if not given"
+    )
     parser.add_argument("--image-encoder", type=Path, help="frozen image encoder; the shipped one if not given")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; run again to go on after a stop")
     parser.add_argument("--policy", default="arvrm_small", help="configuration: a name in config/policies, or a file")

@@ -63,7 +63,10 @@ class Episode:
 
     def image(self, camera: str, step: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB."""
-        return cv2.imdecode(np.frombuffer(self.images[camera][step], np.uint8), cv2.IMREAD_COLOR_RGB)
+        image = cv2.imdecode(np.frombuffer(self.images[camera][step], np.uint8), cv2.IMREAD_COLOR_RGB)
+        if image is None:
+            raise DataError(f"frame {step} of camera {camera} is not an image")
+        return np.asarray(image)
 
 
 def encode_image(image: np.ndarray) -> bytes:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from geometry_msgs.msg import Point, Pose, Vector3
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from sensor_msgs.msg import Image
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray

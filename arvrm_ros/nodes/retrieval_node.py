@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
@@ -39,7 +40,9 @@ class RetrievalParameters(Parameters):
     k: int = parameter(4, "clips retrieved", low=1, high=64)
     database: str = parameter("", "motion database, path or URI of a NAME.lance; empty for the shipped one")
     image_encoder: str = parameter("", "weights of the image encoder; empty for the shipped ones")
-    language_weight: float = parameter(LANGUAGE_WEIGHT, "factor of the language term of the score", low=0.0, high=1000.0)
+    language_weight: float = parameter(
+        LANGUAGE_WEIGHT, "factor of the language term of the score", low=0.0, high=1000.0
+    )
     refresh: float = parameter(
         0.0, "search again this long after the last search, with the images since; 0: once per instruction",
         unit="s", low=0.0, high=60.0,

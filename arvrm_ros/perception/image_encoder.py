@@ -48,6 +48,9 @@ def _convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) ->
 class ImageEncoder(nn.Module):
     """Images to tokens. See the module's text."""
 
+    mean: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, config: ImageEncoderConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or ImageEncoderConfig()
@@ -67,7 +70,7 @@ class ImageEncoder(nn.Module):
         self.register_buffer("scale", torch.ones(tokens, config.width))
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Images (N, 3, H, W) in [0, 1] to ``tokens`` (N, 1 + M, width), ``logits`` (N, M, h, w) and ``lights`` (N, 2)."""
+        """Images (N, 3, H, W) in [0, 1] to ``tokens`` (N, 1 + M, width), and what training needs beside them."""
         fine = self.fine(self.stem(images - 0.5))  # (N, c3, h, w)
         coarse = self.coarse(fine)  # (N, c4, h / 4, w / 4)
         context = F.interpolate(self.top_down(coarse), size=fine.shape[-2:], mode="nearest")
@@ -99,7 +102,7 @@ class ImageEncoder(nn.Module):
         size = self.config.image
         if images.shape[1:3] != (size, size):
             images = np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for image in images])
-        device = self.mean.device
+        device = next(self.parameters()).device
         tokens = []
         for i in range(0, len(images), batch):
             pixels = torch.from_numpy(np.ascontiguousarray(images[i : i + batch])).to(device)

@@ -76,9 +76,7 @@ class HandLandmarker:
             ) from None
         self._milliseconds = -1
 
-    def detect(
-        self, image: np.ndarray, seconds: float | None = None
-    ) -> list[HandDetection]:
+    def detect(self, image: np.ndarray, seconds: float | None = None) -> list[HandDetection]:
         """Finds the hands of one image.
 
         Args:
@@ -90,9 +88,7 @@ class HandLandmarker:
         """
         import mediapipe as mp
 
-        frame = mp.Image(
-            image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(image)
-        )
+        frame = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(image))
         if self._video:
             if seconds is None:
                 raise ValueError("video mode needs the time of each frame")
@@ -138,6 +134,4 @@ class HandLandmarker:
 
 
 def _points(landmarks: list[Any]) -> np.ndarray:
-    return np.array(
-        [(point.x, point.y, point.z) for point in landmarks], dtype=np.float32
-    )
+    return np.array([(point.x, point.y, point.z) for point in landmarks], dtype=np.float32)

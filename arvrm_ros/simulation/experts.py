@@ -1,6 +1,6 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Scripted experts: they do every task from the privileged state and serve as demonstrators, for robot and hand alike."""
+"""Scripted experts: they do every task from the privileged state and demonstrate it, for robot and hand alike."""
 
 from __future__ import annotations
 
@@ -149,7 +149,9 @@ class Expert:
     def _point(self, x: float, y: float, z: float, spread: float = 0.0) -> np.ndarray:
         return np.array([x, y, z]) + self.rng.uniform(-1, 1, 3) * spread
 
-    def _above(self, x: float, y: float, gripper: float, yaw: float = 0.0, height: float = SAFE_HEIGHT) -> Iterator[Move]:
+    def _above(
+        self, x: float, y: float, gripper: float, yaw: float = 0.0, height: float = SAFE_HEIGHT
+    ) -> Iterator[Move]:
         """Up when the arm is low, then over to a place above (x, y)."""
         if self.position[2] < height - 0.05:
             yield Move(self._point(self.position[0], self.position[1], height, 0.005), self.yaw, gripper)
@@ -160,7 +162,7 @@ class Expert:
         yield Move(self._point(x, y, SAFE_HEIGHT), self.yaw, gripper, 0.25)
 
     def _drawer(self) -> tuple[float, float]:
-        """x of the handle's bar and y of its middle, metres."""
+        """X of the handle's bar and y of its middle, metres."""
         body = self.tabletop.data.body("drawer").xpos
         return body[0] - scene.HANDLE_OFFSET, body[1]
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The tabletop as a MuJoCo model: table, drawer, sliding door, button with LED, switch with bulb, three blocks, the arm.
+"""The tabletop as a MuJoCo model: table, drawer, sliding door, button with LED, switch with bulb, blocks, the arm.
 
 Everything is drawn from primitives. The arm is attached from the contract's URDF, so that simulator and motion layer
 share one set of numbers. Frame: the arm's base, x forward, y left, z up; metres and radians.
@@ -81,7 +81,9 @@ def build_model(contract: RobotContract, variant: str) -> mujoco.MjModel:
     _prepare_robot(robot)
     spec.worldbody.add_frame().attach_body(robot.worldbody.first_body(), ROBOT, "")
     # Beside the hand, tilted towards the fingertips, as a wrist camera is usually mounted.
-    spec.body(ROBOT + "panda_hand").add_camera(name="gripper", pos=(0.075, 0.0, 0.045), fovy=80, euler=(np.pi, 0.40, 0.0))
+    spec.body(ROBOT + "panda_hand").add_camera(
+        name="gripper", pos=(0.075, 0.0, 0.045), fovy=80, euler=(np.pi, 0.40, 0.0)
+    )
     _actuate(spec, contract)
     return spec.compile()
 
@@ -119,10 +121,13 @@ def _actuate(spec: mujoco.MjSpec, contract: RobotContract) -> None:
         servo = spec.add_actuator(name=name, target=ROBOT + name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
         servo.set_to_position(kp=kp, kv=0.03 * kp)
     finger = contract.gripper.joint
-    servo = spec.add_actuator(name=finger, target=ROBOT + finger, trntype=mujoco.mjtTrn.mjTRN_JOINT, forcerange=(-30.0, 30.0))
+    servo = spec.add_actuator(
+        name=finger, target=ROBOT + finger, trntype=mujoco.mjtTrn.mjTRN_JOINT, forcerange=(-30.0, 30.0)
+    )
     servo.set_to_position(kp=2000.0, kv=60.0)
     spec.add_equality(
-        type=mujoco.mjtEq.mjEQ_JOINT, name1=ROBOT + "panda_finger_joint2", name2=ROBOT + finger, objtype=mujoco.mjtObj.mjOBJ_JOINT,
+        type=mujoco.mjtEq.mjEQ_JOINT, objtype=mujoco.mjtObj.mjOBJ_JOINT,
+        name1=ROBOT + "panda_finger_joint2", name2=ROBOT + finger,
         data=[0, 1, *[0] * 10],
     )  # fmt: skip
 
@@ -159,7 +164,8 @@ def _world_xml(look: Variant) -> str:
     <geom solref="0.005 1" friction="0.8 0.01 0.001" contype="1" conaffinity="3" group="0"/>
   </default>
   <worldbody>
-    <light name="lamp" pos="{look.light[0]} {look.light[1]} {look.light[2]}" dir="{0.55 - look.light[0]} {-look.light[1]} -1.4"
+    <light name="lamp" pos="{look.light[0]} {look.light[1]} {look.light[2]}"
+           dir="{0.55 - look.light[0]} {-look.light[1]} -1.4"
            diffuse="0.55 0.55 0.52" specular="0.1 0.1 0.1" castshadow="false"/>
     <camera name="static" pos="1.20 -0.42 0.95" xyaxes="{_look_at((1.20, -0.42, 0.95), (0.50, 0.01, 0.10))}" fovy="41"/>
     <camera name="side" pos="0.22 -0.85 0.80" xyaxes="{_look_at((0.22, -0.85, 0.80), (0.52, 0.0, 0.11))}" fovy="45"/>
@@ -185,7 +191,8 @@ def _world_xml(look: Variant) -> str:
     </body>
 
     <body name="slider" pos="0.755 {look.slider_y} {top}">
-      <joint name="slider" type="slide" axis="0 1 0" range="-{SLIDER_TRAVEL} {SLIDER_TRAVEL}" damping="3" frictionloss="0.8"/>
+      <joint name="slider" type="slide" axis="0 1 0" range="-{SLIDER_TRAVEL} {SLIDER_TRAVEL}"
+             damping="3" frictionloss="0.8"/>
       <inertial pos="0 0 0.06" mass="0.4" diaginertia="0.001 0.001 0.001"/>
       <geom type="box" pos="0 0 0.075" size="0.008 0.09 0.055" rgba="{slider}"/>
       <geom name="knob" type="capsule" fromto="-0.055 0 0.035 -0.055 0 0.095" size="0.010" {metal}/>
@@ -199,7 +206,8 @@ def _world_xml(look: Variant) -> str:
       <inertial pos="0 0 0" mass="0.05" diaginertia="0.00001 0.00001 0.00001"/>
       <geom name="button" type="cylinder" size="0.024 0.010" rgba="0.80 0.65 0.10 1"/>
     </body>
-    <geom name="led" type="sphere" pos="{button_x + 0.075} {button_y + 0.02} {top + 0.015}" size="0.020" contype="0" conaffinity="0"/>
+    <geom name="led" type="sphere" pos="{button_x + 0.075} {button_y + 0.02} {top + 0.015}" size="0.020"
+          contype="0" conaffinity="0"/>
 
     <geom type="box" pos="{switch_x} {switch_y} {top + 0.008}" size="0.045 0.025 0.008" rgba="0.2 0.2 0.22 1"/>
     <body name="switch" pos="{switch_x} {switch_y} {top + 0.012}">
@@ -207,7 +215,8 @@ def _world_xml(look: Variant) -> str:
       <inertial pos="0 0 0.03" mass="0.05" diaginertia="0.00004 0.00004 0.00001"/>
       <geom name="lever" type="capsule" fromto="0 0 0.008 0 0 0.068" size="0.010" rgba="0.90 0.50 0.15 1"/>
     </body>
-    <geom name="bulb" type="sphere" pos="{switch_x + 0.105} {switch_y - 0.02} {top + 0.03}" size="0.028" contype="0" conaffinity="0"/>
+    <geom name="bulb" type="sphere" pos="{switch_x + 0.105} {switch_y - 0.02} {top + 0.03}" size="0.028"
+          contype="0" conaffinity="0"/>
     {blocks}
   </worldbody>
 </mujoco>"""

@@ -263,7 +263,7 @@ class Tabletop:
         )
 
     def camera_matrix(self, camera: str, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """Intrinsics K (3, 3) in pixels and the pose (4, 4) of the optical frame (z forward, REP-103) in the base frame."""
+        """Intrinsics K (3, 3) in pixels; pose (4, 4) of the optical frame (z forward, REP-103) in the base frame."""
         index = self.model.camera(camera).id
         focal = height / 2 / np.tan(np.deg2rad(self.model.cam_fovy[index]) / 2)
         intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
@@ -277,7 +277,7 @@ class Tabletop:
         return np.array([self.data.geom(name).xpos for name in scene.POINTS])
 
     def project(self, points: np.ndarray, camera: str) -> np.ndarray:
-        """(P, 3) of points (P, 3) in the base frame: x, y in [0, 1] of the contract's image, and 1 if within it, else 0."""
+        """(P, 3) of points (P, 3) in the base frame: x, y in [0, 1] of the image, and 1 if within it, else 0."""
         size = self.contract.observation.cameras[camera]
         intrinsics, pose = self.camera_matrix(camera, size.height, size.width)
         in_camera = (points - pose[:3, 3]) @ pose[:3, :3]  # (P, 3)

@@ -37,7 +37,7 @@ class TrajectoryController:
 
     Args:
         joints: names, in the order of all arrays in and out.
-        end_velocity: whether the last point may move, the real controller's ``allow_nonzero_velocity_at_trajectory_end``.
+        end_velocity: whether the last point may move, as ``allow_nonzero_velocity_at_trajectory_end`` says.
     """
 
     def __init__(self, joints: tuple[str, ...], end_velocity: bool = False) -> None:

@@ -106,7 +106,9 @@ class RobotEpisodes:
         steps = _chunk_steps(len(episode), self.config.chunk)
         return np.stack(
             [
-                relative_action(positions[t], quaternions[t], episode.command_positions[at], episode.command_quaternions[at])
+                relative_action(
+                    positions[t], quaternions[t], episode.command_positions[at], episode.command_quaternions[at]
+                )
                 for t, at in enumerate(steps)
             ]
         )

@@ -100,7 +100,9 @@ def train_encoder(episodes: Path, out: Path, schedule: Schedule, batch: int, val
         raise DataError(f"{episodes} holds {len(files)} episodes; more than {validation} are needed")
     loaded = [read_episode(path) for path in tqdm(files, desc="reading episodes", unit="episode")]
     if any(not episode.points for episode in loaded):
-        raise DataError(f"{episodes} has episodes without the simulator's points; only simulated ones train the encoder")
+        raise DataError(
+            f"{episodes} has episodes without the simulator's points; only simulated ones train the encoder"
+        )
     torch.manual_seed(schedule.seed)
     encoder = ImageEncoder().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if encoder.config.queries != len(POINTS):

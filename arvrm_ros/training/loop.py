@@ -1,6 +1,6 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop all stages share: cosine schedule, progress bar, TensorBoard and JSON log, resumable to the step."""
+"""The training loop all stages share: cosine schedule, progress bar, TensorBoard and JSON log, resumable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from arvrm_ros.errors import CheckpointError
 from arvrm_ros.files import replace_atomically
-
 
 LOG_EVERY = 20
 """Steps between two points of TensorBoard's training curves."""
@@ -58,7 +57,7 @@ def train(
 ) -> None:
     """Trains a model in place; goes on from ``out/state.pt`` when it is there.
 
-    Each batch is drawn from a generator of (seed, step), so that an interrupted run ends where an uninterrupted one does.
+    Each batch is drawn from a generator of (seed, step): an interrupted run ends where an uninterrupted one does.
 
     Args:
         out: folder for ``state.pt``, ``log.jsonl`` and TensorBoard's events.
@@ -73,9 +72,10 @@ def train(
     optimizer = torch.optim.AdamW(parameters, schedule.learning_rate, weight_decay=schedule.weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, schedule))
     first = _resume(out / "state.pt", model, optimizer, scheduler)
-    with SummaryWriter(str(out)) as board, tqdm(
-        total=schedule.steps, initial=first, unit="step", desc=description, mininterval=1.0
-    ) as bar:
+    with (
+        SummaryWriter(str(out)) as board,
+        tqdm(total=schedule.steps, initial=first, unit="step", desc=description, mininterval=1.0) as bar,
+    ):
         for step in range(first, schedule.steps):
             model.train()
             torch.manual_seed(schedule.seed * 1_000_003 + step)
@@ -85,7 +85,7 @@ def train(
             norm = nn.utils.clip_grad_norm_(parameters, schedule.clip)
             if not torch.isfinite(norm):
                 raise CheckpointError(
-                    f"{description}: the loss is not finite at step {step}; look for bad data, or lower the learning rate"
+                    f"{description}: the loss is not finite at step {step}; look for bad data, or learn slower"
                 )
             optimizer.step()
             scheduler.step()

@@ -66,7 +66,8 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, L, d)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, d) to the same."""
         b, length, d = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(b, length, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
@@ -166,7 +167,7 @@ class ArvrmModel(nn.Module):
             retrieved: the clips' features, or None.
 
         Returns:
-            Chunks (B, T, N, 7), progress logits (B, T), and the next state (B, T, J, S) that each clip suggests, if any.
+            Chunks (B, T, N, 7), progress logits (B, T), and the next state (B, T, J, S) each clip suggests, if any.
         """
         steps, group = state.shape[1], self.config.cameras + 1
         f_s = state[..., None] * self.component_scale + self.component_bias  # (B, T, S, d)

@@ -91,7 +91,9 @@ class ArvrmPolicy:
         cameras = list(self.contract.observation.cameras)
         missing = [camera for camera in cameras if camera not in observation.images]
         if missing or observation.joint_positions.shape != (len(self.contract.joints),):
-            raise PolicyError(f"the observation lacks {', '.join(missing) or 'joints'} of contract {self.contract.name}")
+            raise PolicyError(
+                f"the observation lacks {', '.join(missing) or 'joints'} of contract {self.contract.name}"
+            )
         if not np.isfinite(observation.joint_positions).all() or not np.isfinite(observation.gripper):
             raise PolicyError("the joint states are not finite")
         # One image at a time where their sizes differ; the encoder brings all to its own size.

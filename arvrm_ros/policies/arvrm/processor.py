@@ -47,7 +47,7 @@ class Normalisation:
 
 
 def robot_state(position: np.ndarray, quaternion: np.ndarray, gripper: np.ndarray, home: np.ndarray) -> np.ndarray:
-    """s (..., 7): position in metres, rotation vector from the home orientation in radians, opening.
+    """S (..., 7): position in metres, rotation vector from the home orientation in radians, opening.
 
     Args:
         position: (..., 3) of the end effector, base frame.
@@ -68,9 +68,7 @@ def relative_action(
     return np.concatenate([targets - position, turn.as_rotvec()], -1).astype(np.float32)
 
 
-def absolute_targets(
-    position: np.ndarray, quaternion: np.ndarray, action: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def absolute_targets(position: np.ndarray, quaternion: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The inverse of :func:`relative_action`: positions (N, 3) and quaternions (N, 4)."""
     turned = Rotation.from_rotvec(action[:, 3:6]) * Rotation.from_quat(quaternion)
     return position + action[:, :3], turned.as_quat()
