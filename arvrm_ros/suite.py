@@ -69,7 +69,6 @@ class Node:
         parameters: node parameter to the function of the argument values that gives it.
         argument: the argument that replaces the node; "" when it cannot be replaced.
         choice: the node parameter that takes the argument's value; "" when only the default value is known.
-        choose: turns the argument's value into that parameter's.
         keeps_none: whether ``none`` is a choice of the node itself, not its absence.
     """
 
@@ -78,7 +77,6 @@ class Node:
     parameters: Mapping[str, Callable[[Values], Any]] = field(default_factory=dict)
     argument: str = ""
     choice: str = ""
-    choose: Callable[[str], str] = str
     keeps_none: bool = False
 
 
@@ -189,7 +187,7 @@ NODES = (  # in the order in which they are brought up; the reverse is the order
         keeps_none=True,
     ),
     Node("execution_node", tuple(SUITES), argument="execution", choice="backend"),
-    Node("policy_node", tuple(SUITES), argument="policy", choice="checkpoint", choose=lambda name: checkpoint(name)),
+    Node("policy_node", tuple(SUITES), argument="policy", choice="policy"),
 )
 
 
@@ -254,11 +252,6 @@ def camera_sources(values: Values) -> list[str]:
     if values["human_video"]:
         sources.append(f"human={values['human_video']}")
     return sources or [""]
-
-
-def checkpoint(name: str) -> str:
-    """The folder of a checkpoint: the path itself, or ``checkpoints/NAME`` of the package."""
-    return name if Path(name).exists() else str(resource("checkpoints", name))
 
 
 def required_topics(values: Values) -> list[str]:
@@ -329,7 +322,7 @@ def _process(node: Node, suite: str, values: Values) -> Process | None:
         package, executable = value.split("/")
         return Process(node.name, package, executable, parameters)
     if node.choice:
-        parameters[node.choice] = node.choose(value)
+        parameters[node.choice] = value
     elif node.argument and value != "default":
         raise SuiteError(f"{node.argument}:={value}: give default, none, NODE.py or package/executable")
     return Process(node.name, "arvrm_ros", node.name, parameters)

@@ -226,7 +226,7 @@ class ExecutionNode(ManagedNode):
             handle.abort()
             return ExecuteChunk.Result(error_code=int(refusal.code), error_msg=str(refusal))
         self._goal = _Goal(handle, Future())
-        code, message = await self._goal.done
+        code, message = await self._goal.done  # type: ignore[misc]  # rclpy types a Future by no result
         if code is ExecutionCode.NONE:
             handle.succeed()
         elif code is ExecutionCode.CANCELED:
