@@ -257,7 +257,7 @@ class StreamWatch:
 
 
 def run_node(factory: Callable[[], ManagedNode], threads: int = 1) -> int:
-    """Runs a node until SIGINT, SIGTERM or an error, and leaves it at rest; the ``main`` of every node.
+    """Runs a node until SIGINT, SIGTERM or an error, leaves it at rest, ends the process; the ``main`` of every node.
 
     Callbacks, and the shut-down, run in one executor thread (an OpenGL context made in configure stays usable); the
     main thread only waits for signals, so that even a busy node notices them.
@@ -267,7 +267,7 @@ def run_node(factory: Callable[[], ManagedNode], threads: int = 1) -> int:
         threads: 1 for the events executor; more for a multi-threaded one, when callbacks have to run beside each other.
 
     Returns:
-        Exit status: 0 after a signal, 1 after an error.
+        1 when the node could not be made. Else the process ends: with status 0 after a signal, 1 after an error.
     """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -306,7 +306,9 @@ def run_node(factory: Callable[[], ManagedNode], threads: int = 1) -> int:
         os._exit(1)
     node.destroy_node()
     rclpy.try_shutdown()
-    return int(failed)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(failed))  # all is at rest; unloading PyTorch and its like would take seconds more
 
 
 def _executor(threads: int) -> Executor:
