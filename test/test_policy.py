@@ -20,7 +20,13 @@ from arvrm_ros.perception.text_encoder import TextEncoder
 from arvrm_ros.policies import PolicyError, load_policy
 from arvrm_ros.policies.arvrm.model import ArvrmModel, Clips, Retrieved
 from arvrm_ros.policies.arvrm.policy import ArvrmPolicy, save_checkpoint
-from arvrm_ros.policies.arvrm.processor import Normalisation, absolute_targets, clip_inputs, relative_action
+from arvrm_ros.policies.arvrm.processor import (
+    Normalisation,
+    absolute_targets,
+    clip_images,
+    clip_keypoints,
+    relative_action,
+)
 from arvrm_ros.resources import resource
 
 NORMALISATION = Normalisation((0.0,) * 7, (1.0,) * 7, tuple((0.01,) * 6 for _ in range(TINY.chunk)))
@@ -56,7 +62,10 @@ def retrieved(count: int) -> list[RetrievedMotion]:
 def test_cached_history_gives_what_encoding_everything_anew_gives(policy, contract, encoders):
     """The fourth step with its cache, against a model call over the last T observations encoded at once."""
     policy.reset("open the drawer")
-    policy.set_retrieved(retrieved(2))
+    motions = retrieved(2)
+    for motion in motions:
+        motion.clip.visual = np.zeros((0, 640), np.float32)  # a message carries no image features
+    policy.set_retrieved(motions)
     observations = [observation(contract, seed) for seed in range(4)]
     chunk = [policy.predict_chunk(o) for o in observations][-1]
     fresh = ArvrmPolicy(policy.model, NORMALISATION, *encoders, contract)
@@ -147,9 +156,8 @@ def test_relative_actions_and_targets_are_inverse():
 
 def test_clip_of_one_frame_fills_the_model_inputs():
     clip = human_clip(0, np.random.default_rng(0), frames=1)
-    images, keypoints = clip_inputs(clip, 10)
-    assert images.shape == (10, 640)
-    assert keypoints.shape == (10, 21, 4)
+    assert clip_images(clip, 10).shape == (10, 640)
+    assert clip_keypoints(clip, 10).shape == (10, 21, 4)
 
 
 def test_observations_that_do_not_fit_are_refused(policy, contract):

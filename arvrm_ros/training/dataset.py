@@ -22,7 +22,7 @@ from arvrm_ros.perception.text_encoder import TextEncoder
 from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
 from arvrm_ros.policies.arvrm.model import Clips
 from arvrm_ros.policies.arvrm.policy import fingerprint
-from arvrm_ros.policies.arvrm.processor import Normalisation, clip_inputs, relative_action, robot_state
+from arvrm_ros.policies.arvrm.processor import Normalisation, clip_images, clip_keypoints, relative_action, robot_state
 from arvrm_ros.retrieval.search import MotionSearch
 
 SMALLEST_SCALE = np.array([0.005] * 3 + [0.03] * 3, np.float32)
@@ -162,10 +162,9 @@ class HumanClips:
         usable = [clip for clip in clips if len(clip.keypoints) >= 2]
         if not usable:
             raise DataError("every clip of the motion database has a single frame; there is no motion to learn")
-        inputs = [clip_inputs(clip, frames) for clip in clips]
         self.text = torch.from_numpy(np.stack([clip.language for clip in clips]).astype(np.float32))
-        self.images = torch.from_numpy(np.stack([images for images, _ in inputs]))
-        self.keypoints = torch.from_numpy(np.stack([keypoints for _, keypoints in inputs]))
+        self.images = torch.from_numpy(np.stack([clip_images(clip, frames) for clip in clips]))
+        self.keypoints = torch.from_numpy(np.stack([clip_keypoints(clip, frames) for clip in clips]))
 
     def __len__(self) -> int:
         return len(self.text)

@@ -27,7 +27,7 @@ from arvrm_ros.perception.text_encoder import TextEncoder
 from arvrm_ros.policies import PolicyError
 from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
 from arvrm_ros.policies.arvrm.model import ArvrmModel, Retrieved
-from arvrm_ros.policies.arvrm.processor import Normalisation, absolute_targets, clip_inputs, robot_state
+from arvrm_ros.policies.arvrm.processor import Normalisation, absolute_targets, clip_keypoints, robot_state
 from arvrm_ros.resources import resource
 
 IMAGE_ENCODER = "image_encoder.safetensors"
@@ -154,7 +154,7 @@ class ArvrmPolicy:
 @torch.inference_mode()
 def retrieved_features(model: ArvrmModel, clips: list[HumanClip]) -> Retrieved:
     """What clips bring to the policy, as a batch of one: (1, J, ...)."""
-    keypoints = np.stack([clip_inputs(clip, model.config.clip_frames)[1] for clip in clips])
+    keypoints = np.stack([clip_keypoints(clip, model.config.clip_frames) for clip in clips])
     device = next(model.parameters()).device
     features, tokens = model.keypoint_encoder(torch.from_numpy(keypoints).to(device))  # (J, F, K, d), (J, F, d)
     return Retrieved(features[None], tokens[None], torch.ones(1, len(clips), device=device))

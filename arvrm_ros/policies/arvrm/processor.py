@@ -74,12 +74,13 @@ def absolute_targets(position: np.ndarray, quaternion: np.ndarray, action: np.nd
     return position + action[:, :3], turned.as_quat()
 
 
-def clip_inputs(clip: HumanClip, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images (F, d_o) and keypoints (F, K, 4) of a clip, F frames spread evenly over it.
-
-    The visual features are unit vectors; they are scaled back to the size of standardised image tokens.
-    """
+def clip_keypoints(clip: HumanClip, frames: int) -> np.ndarray:
+    """Keypoints (F, K, 4) of a clip, normalised, with visibility; F frames spread evenly over it."""
     keypoints = (resample(clip.keypoints, frames) - KEYPOINT_CENTRE) * KEYPOINT_SCALE  # (F, K, 3)
     visible = np.broadcast_to(resample(clip.visible, frames)[:, None, None], (*keypoints.shape[:2], 1))
-    images = resample(clip.visual, frames) * np.sqrt(clip.visual.shape[1])
-    return images.astype(np.float32), np.concatenate([keypoints, visible], -1).astype(np.float32)
+    return np.concatenate([keypoints, visible], -1).astype(np.float32)
+
+
+def clip_images(clip: HumanClip, frames: int) -> np.ndarray:
+    """Image tokens (F, d_o) of a clip: its unit features, scaled back to the size of standardised tokens."""
+    return (resample(clip.visual, frames) * np.sqrt(clip.visual.shape[1])).astype(np.float32)
