@@ -139,7 +139,18 @@ ARGUMENTS = (
         "where camera images come from, NAME=SOURCE separated by spaces; SOURCE is an image topic, /dev/videoN, a "
         "video or a folder; the contract's image_raw topics when empty",
     ),
-    Argument("human_video", "", "what the hand-keypoint node watches: image topic, /dev/videoN, video or folder"),
+    Argument(
+        "human_video",
+        "",
+        "what the hand-keypoint node watches: image topic, /dev/videoN, video or folder",
+        ("real_robot",),
+    ),
+    Argument(
+        "human_video",
+        str(resource("checkpoints", "human_example.mp4")),
+        "what the hand-keypoint node watches: image topic, /dev/videoN, video or folder; a shipped clip by default",
+        SIMULATED,
+    ),
     Argument("hand_keypoints", "default", "hand landmarks: default, none, NODE.py or package/executable"),
     Argument(
         "retrieval",
