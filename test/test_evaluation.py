@@ -1,0 +1,69 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped checkpoint in the simulator, and the statistics of an evaluation."""
+
+import json
+
+import numpy as np
+import pytest
+
+from arvrm_ros.cli import main
+from arvrm_ros.contract import load_contract
+from arvrm_ros.evaluation.rollout import Retriever, Trial, roll_out, trials, wilson
+from arvrm_ros.policies import load_policy
+from arvrm_ros.resources import resource
+from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.simulation.demonstrations import EVALUATION_SEEDS
+from arvrm_ros.simulation.tabletop import Tabletop
+from arvrm_ros.simulation.tasks import TASKS
+
+
+def test_the_shipped_policy_does_most_of_a_few_tasks():
+    """Four kinds of task at places it has never seen; one failure is allowed, as the policy is not perfect."""
+    contract = load_contract("tabletop")
+    policy = load_policy(None, contract)
+    tabletop = Tabletop(contract)
+    retrieve = Retriever(MotionDatabase.open(resource("checkpoints", "human_motions.lance")))
+    chosen = [
+        Trial(task, variant, EVALUATION_SEEDS + 7, held_out=task == "open_drawer")
+        for task, variant in (
+            ("open_drawer", "A"),
+            ("turn_on_led", "B"),
+            ("lift_red_block", "C"),
+            ("move_slider_left", "D"),
+        )
+    ]
+    outcomes = [roll_out(tabletop, policy, retrieve, trial, max_steps=80) for trial in chosen]
+    assert sum(outcome.success for outcome in outcomes) >= 3, outcomes
+    assert all(outcome.retrieved_right is not None for outcome in outcomes)
+
+
+def test_trials_cover_all_tasks_and_use_seeds_of_their_own():
+    chosen = trials(40, seed=3)
+    assert {trial.task for trial in chosen} == set(TASKS)
+    assert {trial.variant for trial in chosen} == set("ABCD")
+    assert len({trial.seed for trial in chosen}) == 40
+    assert min(trial.seed for trial in chosen) >= EVALUATION_SEEDS
+    assert trials(40, seed=3) == chosen
+
+
+def test_wilson_interval():
+    """Against published values: 8 of 10 gives 0.490 to 0.943."""
+    assert wilson([True] * 8 + [False] * 2) == pytest.approx((0.490, 0.943), abs=1e-3)
+    low, high = wilson([True] * 10)
+    assert high == pytest.approx(1.0)
+    assert low < 0.8
+
+
+def test_a_missing_checkpoint_is_one_message_and_exit_1(capsys, tmp_path):
+    assert main(["evaluate", "--checkpoint", str(tmp_path / "nothing")]) == 1
+    assert "arvrm finetune" in capsys.readouterr().err
+
+
+def test_evaluate_writes_a_row_per_episode(tmp_path):
+    out = tmp_path / "result.json"
+    code = main(["evaluate", "--episodes", "2", "--max-steps", "3", "--workers", "1", "--json", str(out)])
+    assert code == 0
+    result = json.loads(out.read_text())
+    assert len(result["episodes"]) == 2
+    assert result["success_rate"] == np.mean([row["success"] for row in result["episodes"]])
