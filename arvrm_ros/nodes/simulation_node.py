@@ -31,7 +31,8 @@ from arvrm_ros.nodes import qos
 from arvrm_ros.nodes.conversions import header, image_to_message, to_seconds, to_time
 from arvrm_ros.nodes.lifecycle import ManagedNode, run_node
 from arvrm_ros.nodes.parameters import Parameters, parameter
-from arvrm_ros.simulation.tabletop import SceneState, Snapshot, Tabletop
+from arvrm_ros.simulation.scene import SceneState
+from arvrm_ros.simulation.tabletop import Snapshot, Tabletop
 from arvrm_ros.simulation.tasks import TASKS
 from arvrm_ros.simulation.trajectory_controller import TrajectoryController, TrajectoryError, TrajectoryPoint
 from arvrm_ros.srv import ResetScene

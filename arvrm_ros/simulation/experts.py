@@ -128,8 +128,8 @@ class Expert:
     def _plan(self) -> Iterator[Move]:
         """The task's legs; each is computed from the state at the time the one before has ended."""
         plans: dict[str, Callable[[], Iterator[Move]]] = {
-            "open_drawer": self._open_drawer,
-            "close_drawer": self._close_drawer,
+            "open_drawer": lambda: self._move_drawer(True),
+            "close_drawer": lambda: self._move_drawer(False),
             "move_slider_left": lambda: self._move_slider(1),
             "move_slider_right": lambda: self._move_slider(-1),
             "turn_on_led": self._press_button,
@@ -166,23 +166,15 @@ class Expert:
         body = self.tabletop.data.body("drawer").xpos
         return body[0] - scene.HANDLE_OFFSET, body[1]
 
-    def _open_drawer(self) -> Iterator[Move]:
+    def _move_drawer(self, opening: bool) -> Iterator[Move]:
+        """Fingers go behind the handle's bar; the bar is pulled to open, the drawer's front is pushed to close."""
         x, y = self._drawer()
         behind = x + 0.032
         y += self.rng.uniform(-0.015, 0.015)
         yield from self._above(behind, y, 0.0)
         yield Move(self._point(behind, y, 0.085), speed=0.22, tolerance=0.006)
-        yield Move(self._point(behind - 0.115, y, 0.085), speed=0.20)
-        yield from self._retreat()
-
-    def _close_drawer(self) -> Iterator[Move]:
-        # Fingers go behind the bar, where they also go to open: the front is pushed, not the handle.
-        x, y = self._drawer()
-        behind = x + 0.032
-        y += self.rng.uniform(-0.015, 0.015)
-        yield from self._above(behind, y, 0.0)
-        yield Move(self._point(behind, y, 0.085), speed=0.22, tolerance=0.006)
-        yield Move(self._point(scene.TABLE_FRONT - 0.014, y, 0.085), speed=0.20)
+        end = behind - 0.115 if opening else scene.TABLE_FRONT - 0.014
+        yield Move(self._point(end, y, 0.085), speed=0.20)
         yield from self._retreat()
 
     def _move_slider(self, side: float) -> Iterator[Move]:

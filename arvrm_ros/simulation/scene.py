@@ -8,7 +8,8 @@ share one set of numbers. Frame: the arm's base, x forward, y left, z up; metres
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 
 import mujoco
 import numpy as np
@@ -66,6 +67,33 @@ VARIANTS: dict[str, Variant] = {
                  0.03, 0.04, (0.51, 0.29), (0.56, -0.31)),
 }  # fmt: skip
 """The four visual variants. Fixtures stand a few centimetres apart from one variant to the next."""
+
+
+@dataclass(frozen=True)
+class SceneState:
+    """Privileged state, for the oracle, the scripted experts and the pictures; never an input of a policy.
+
+    Attributes:
+        drawer: metres the drawer stands open.
+        slider: metres of the sliding door from its middle, left positive.
+        led, bulb: whether they shine.
+        blocks: per colour, x, y, z in metres and yaw in radians, base frame.
+        touched: colours of the blocks a finger touches.
+        button, switch: pressed depth in metres, lever angle in radians (forward positive).
+    """
+
+    drawer: float
+    slider: float
+    led: bool
+    bulb: bool
+    blocks: dict[str, tuple[float, float, float, float]]
+    touched: tuple[str, ...]
+    button: float
+    switch: float
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self))
 
 
 def build_model(contract: RobotContract, variant: str) -> mujoco.MjModel:

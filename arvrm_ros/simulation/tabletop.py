@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import copy
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import mujoco
 import numpy as np
@@ -15,37 +14,10 @@ from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.types import Observation
 from arvrm_ros.errors import ArvrmError
 from arvrm_ros.simulation import scene
-from arvrm_ros.simulation.scene import ROBOT
+from arvrm_ros.simulation.scene import ROBOT, SceneState
 from arvrm_ros.simulation.tasks import TASKS
 
 FINGER2 = "panda_finger_joint2"  # mirrors the contract's gripper joint
-
-
-@dataclass(frozen=True)
-class SceneState:
-    """Privileged state, for the oracle, the scripted experts and the pictures; never an input of a policy.
-
-    Attributes:
-        drawer: metres the drawer stands open.
-        slider: metres of the sliding door from its middle, left positive.
-        led, bulb: whether they shine.
-        blocks: per colour, x, y, z in metres and yaw in radians, base frame.
-        touched: colours of the blocks a finger touches.
-        button, switch: pressed depth in metres, lever angle in radians (forward positive).
-    """
-
-    drawer: float
-    slider: float
-    led: bool
-    bulb: bool
-    blocks: dict[str, tuple[float, float, float, float]]
-    touched: tuple[str, ...]
-    button: float
-    switch: float
-
-    def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from arvrm_ros.simulation import scene
-
-if TYPE_CHECKING:
-    from arvrm_ros.simulation.tabletop import SceneState
+from arvrm_ros.simulation.scene import SceneState
 
 DRAWER_OPEN, DRAWER_CLOSED = 0.075, 0.02
 SLIDER_DONE = 0.04
