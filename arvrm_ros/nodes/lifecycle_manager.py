@@ -43,7 +43,8 @@ TRANSITIONS = {
     "deactivate": Transition.TRANSITION_DEACTIVATE,
     "cleanup": Transition.TRANSITION_CLEANUP,
 }
-UNDO_TIMEOUT = 3.0  # s; a killed node stays in the graph, but does not answer
+UNDO_TIMEOUT = 1.5  # s; a killed node stays in the graph, but does not answer
+UNDO_TIMEOUT_MORE = 0.4  # s; for each further one once the patience is used up: ros2 launch waits 5 s for this process
 IN_USE = ("inactive", "active")  # states of a configured node
 UNDO = {"configure": "cleanup", "activate": "deactivate"}
 
@@ -213,14 +214,16 @@ class LifecycleManager(Node):
     def _take_down(self) -> None:
         """Undoes what was brought up in reverse order, with whatever nodes still answer."""
         gone = set()
+        patience = UNDO_TIMEOUT
         for name, transition in reversed(self._brought):
             client = self._change[name]
             if name in gone or not client.service_is_ready():
                 continue
             request = ChangeState.Request(transition=Transition(id=TRANSITIONS[UNDO[transition]]))
             answer = client.call_async(request)
-            if not self._wait(partial(_answered_or_gone, client, answer), UNDO_TIMEOUT, interruptible=False):
+            if not self._wait(partial(_answered_or_gone, client, answer), patience, interruptible=False):
                 gone.add(name)
+                patience = UNDO_TIMEOUT_MORE
 
     def _wait(self, condition: Callable[[], bool], timeout: float, interruptible: bool = True) -> bool:
         """Waits until the condition holds; False when time ran out.
