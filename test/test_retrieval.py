@@ -76,7 +76,7 @@ def test_search_is_the_papers_formula(database: MotionDatabase) -> None:
             frames = [clip.visual[round(t * (len(clip.visual) - 1) / 9)] for t in range(10)]
             cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(history, frames, strict=True)]
             expected[clip.clip_id] = float(clip.language @ language + sum(cosines))
-        found = search(database, language, visual, k=4)
+        found = MotionSearch(database, language_weight=1.0).search(language, visual, k=4).motions
         assert [m.clip.clip_id for m in found] == sorted(expected, key=lambda i: -expected[i])[:4]
         for motion in found:
             assert motion.score == pytest.approx(expected[motion.clip.clip_id], abs=1e-5)
@@ -94,7 +94,9 @@ def test_a_clip_finds_itself(database: MotionDatabase) -> None:
 
 def test_language_weight_and_modes(database: MotionDatabase) -> None:
     language, visual = database.clips()[1].language, database.clips()[4].visual
-    assert MotionSearch(database).search(language, visual, 1).motions[0].clip.clip_id == "clip_4"
+    by_pictures = MotionSearch(database, language_weight=1).search(language, visual, 1).motions[0]
+    assert by_pictures.clip.clip_id == "clip_4"
+    assert search(database, language, visual, 1)[0].clip.clip_id == "clip_1"  # by default, words count more
     assert MotionSearch(database, language_weight=100).search(language, visual, 1).motions[0].clip.clip_id == "clip_1"
     searcher = MotionSearch(database)
     assert searcher.search(language, visual, 3, "none").motions == []

@@ -15,7 +15,7 @@ from arvrm_ros.errors import DataError
 from arvrm_ros.resources import resource
 from arvrm_ros.retrieval.building import BuildOptions, build, encoder_fingerprints
 from arvrm_ros.retrieval.database import MotionDatabase
-from arvrm_ros.retrieval.search import MODES, MotionSearch
+from arvrm_ros.retrieval.search import LANGUAGE_WEIGHT, MODES, MotionSearch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     finding.add_argument("-k", type=int, default=4, help="clips wanted")
     finding.add_argument("--mode", choices=MODES[:2], default=MODES[0], help="how clips are chosen")
     finding.add_argument(
-        "--language-weight", type=float, default=100.0, help="factor of the text in the score; 1 is the paper's"
+        "--language-weight",
+        type=float,
+        default=LANGUAGE_WEIGHT,
+        help="factor of the text in the score; 1 is the paper's",
     )
     stats = actions.add_parser("stats", help="what is in a database", formatter_class=style)
     stats.add_argument("--db", default=str(shipped), help="the database")

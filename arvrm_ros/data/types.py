@@ -110,7 +110,7 @@ class RetrievedMotion:
 
     Attributes:
         clip: the clip.
-        score: AR-VRM's sum, ``language_score + T * visual_score`` over T aligned frames.
+        score: ``language_weight * language_score + T * visual_score`` over T aligned frames; AR-VRM has weight 1.
         language_score: cosine of the text features, in [-1, 1].
         visual_score: mean over the T frames of the image features' cosines, in [-1, 1].
     """

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which human clips do a similar thing in a similar scene.
 
-The score is that of AR-VRM: ``cos(z_l^R, z_l^H) + sum_t cos(z_ot^R, z_ot^H)`` over T aligned frames. The clips are
-sampled at T frames over their whole length; a history shorter than T repeats its oldest frame. The sum of cosines is
-one inner product of concatenated unit vectors, so all clips are scored by two matrix products.
+The score is that of AR-VRM, ``cos(z_l^R, z_l^H) + sum_t cos(z_ot^R, z_ot^H)`` over T aligned frames, with a weight on
+the language term (:data:`LANGUAGE_WEIGHT`; 1 is the paper's). The clips are sampled at T frames over their whole
+length; a history shorter than T repeats its oldest frame. The sum of cosines is one inner product of concatenated unit
+vectors, so all clips are scored by two matrix products.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class MotionSearch:
 
 
 def search(database: MotionDatabase, language: np.ndarray, visual: np.ndarray, k: int) -> list[RetrievedMotion]:
-    """The k best clips by AR-VRM's score, for a single query; keep a :class:`MotionSearch` for several."""
+    """The k best clips with the default weight, for a single query; keep a :class:`MotionSearch` for several."""
     return MotionSearch(database).search(language, visual, k).motions
 
 
