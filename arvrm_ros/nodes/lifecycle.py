@@ -39,6 +39,9 @@ HEARTBEAT_PERIOD = 1.0
 SHUTDOWN_LIMIT = 8.0
 """Wall-clock seconds after a signal in which a node comes to rest; one that hangs is ended then."""
 
+END_LIMIT = SHUTDOWN_LIMIT + 2.0
+"""Wall-clock seconds after a signal in which the process ends, whatever hangs."""
+
 
 class ManagedNode(LifecycleNode):
     """A lifecycle node. Subclasses override :meth:`configure`, :meth:`activate`, :meth:`deactivate`, :meth:`cleanup`.
@@ -256,6 +259,25 @@ class StreamWatch:
         return not lost
 
 
+def stop_on_signals() -> threading.Event:
+    """An event that SIGINT and SIGTERM set.
+
+    Whatever hangs after that (DDS, a pipe nobody reads any more), the process ends :data:`END_LIMIT` seconds later.
+    """
+    stop = threading.Event()
+
+    def on_signal(*_: object) -> None:
+        if not stop.is_set():
+            limit = threading.Timer(END_LIMIT, os._exit, (1,))
+            limit.daemon = True
+            limit.start()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    return stop
+
+
 def run_node(factory: Callable[[], ManagedNode], threads: int = 1) -> int:
     """Runs a node until SIGINT, SIGTERM or an error, leaves it at rest, ends the process; the ``main`` of every node.
 
@@ -269,9 +291,7 @@ def run_node(factory: Callable[[], ManagedNode], threads: int = 1) -> int:
     Returns:
         1 when the node could not be made. Else the process ends: with status 0 after a signal, 1 after an error.
     """
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = factory()

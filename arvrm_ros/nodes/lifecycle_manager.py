@@ -9,7 +9,6 @@ suite ends the other processes when this one ends.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import threading
@@ -33,7 +32,7 @@ from std_srvs.srv import Trigger
 
 from arvrm_ros.errors import ArvrmError
 from arvrm_ros.nodes import qos
-from arvrm_ros.nodes.lifecycle import HEARTBEAT_PERIOD, EdgeLogger
+from arvrm_ros.nodes.lifecycle import HEARTBEAT_PERIOD, EdgeLogger, stop_on_signals
 from arvrm_ros.nodes.parameters import Parameters, declare, parameter, read
 from arvrm_ros.suite import MANAGER, SUITE_UP
 
@@ -273,9 +272,7 @@ def _answered_or_gone(client: Client[Any, Any], answer: Future) -> bool:
 
 def main() -> int:
     """Runs the manager."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
     manager = LifecycleManager(stop)
     executor = SingleThreadedExecutor()
