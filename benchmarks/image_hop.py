@@ -73,6 +73,8 @@ def measure(count: int, profile: str | None, domain: int) -> dict[str, float]:
             if process.poll() is None:
                 process.terminate()
             process.wait()
+    if ends[0].returncode:
+        sys.exit(ends[0].returncode)
     return json.loads(output.decode().splitlines()[-1])
 
 
@@ -99,9 +101,14 @@ def receive(count: int) -> None:
     executor = EventsExecutor()
     executor.add_node(node)
     # Best effort may lose images: a second of silence after the first one is the end as well.
+    end = newest[0] + 20 + (count + WARM_UP) / RATE
     while len(delays) < count + WARM_UP and not (delays and time.monotonic() - newest[0] > 1.0):
+        if time.monotonic() > end:
+            break
         executor.spin_once(timeout_sec=0.1)
     rclpy.shutdown()
+    if len(delays) <= WARM_UP:
+        sys.exit(f"image_hop: {len(delays)} images came in time; run it again, on another --domain")
     milliseconds = 1000 * np.array(delays[WARM_UP:])
     p50, p95 = np.percentile(milliseconds, [50, 95])
     print(json.dumps({"p50": round(p50, 2), "p95": round(p95, 2), "received": len(milliseconds), "sent": count}))
