@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
+
+from arvrm_ros.files import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,5 +30,5 @@ def run(args: argparse.Namespace) -> int:
     figures = train_encoder(args.episodes, args.out, schedule, args.batch)
     print(f"{args.out / 'image_encoder.safetensors'}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, figures)
     return 0

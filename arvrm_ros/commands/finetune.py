@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
+
+from arvrm_ros.files import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,5 +53,5 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"{args.out / 'checkpoint'}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, figures)
     return 0

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
+
+from arvrm_ros.files import write_json, write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +28,9 @@ def run(args: argparse.Namespace) -> int:
     measurements = keypoint_report.measure(args.clips, args.workers, args.limit)
     figures = keypoint_report.report(measurements)
     page = args.out / "report.html"
-    _write(page, keypoint_report.render_html(measurements))
+    write_text(page, keypoint_report.render_html(measurements))
     if args.json:
-        _write(args.json, json.dumps(figures, indent=1))
+        write_json(args.json, figures)
 
     print(f"{'':32}  clips  found  misplaced  px median  mm camera  mm aligned (medians)")
     print(_line("all", figures["overall"]))
@@ -53,10 +54,3 @@ def _line(name: str, summary: dict[str, Any]) -> str:
         + number(summary["camera_mm"]["median"], 11)
         + number(summary["aligned_mm"]["median"], 12)
     )
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
+
+from arvrm_ros.files import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,5 +33,5 @@ def run(args: argparse.Namespace) -> int:
     figures = pretrain(MotionDatabase.open(args.database), args.out, load_config(args.policy), schedule, args.batch)
     print("next keypoints, mean error on clips left out: " + ", ".join(f"{k} {v:.2f}" for k, v in figures.items()))
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, figures)
     return 0

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import numpy as np
 
 from arvrm_ros.data.types import HAND_KEYPOINTS, ROBOT_COMPONENTS, RetrievedMotion
 from arvrm_ros.data.video import write_video
-from arvrm_ros.files import replace_atomically
+from arvrm_ros.files import write_json, write_text
 from arvrm_ros.perception.overlay import BONES, FINGER_COLORS, keypoint_color
 
 VIDEO_HEIGHT = 288
@@ -128,10 +127,8 @@ def write_report(record: DemoRecord, folder: Path) -> Path:
         latencies=_latency_view(result["latency_ms"]),
         processes=sorted(record.processes, key=lambda process: -process.max_rss_mb),
     )  # fmt: skip
-    with replace_atomically(folder / "summary.json") as path:
-        path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    with replace_atomically(folder / "report.html") as path:
-        path.write_text(page, encoding="utf-8")
+    write_json(folder / "summary.json", result)
+    write_text(folder / "report.html", page)
     return folder / "report.html"
 
 

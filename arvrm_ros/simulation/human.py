@@ -22,6 +22,7 @@ from tqdm import tqdm
 from arvrm_ros.contract import RobotContract, load_contract
 from arvrm_ros.data.clips import Clip, Truth, project, write_clip
 from arvrm_ros.errors import ArvrmError, DataError, MotionRefused
+from arvrm_ros.files import write_json
 from arvrm_ros.motion.kinematics import Kinematics
 from arvrm_ros.simulation import scene
 from arvrm_ros.simulation.demonstrations import EVALUATION_SEEDS
@@ -363,6 +364,4 @@ def _claim(out: Path, seed: int) -> None:
         if found != seed:
             raise DataError(f"{out} holds clips of seed {found}: use --seed {found} to go on, or another folder")
         return
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps({"seed": seed}), encoding="utf-8")
-    os.replace(part, file)
+    write_json(file, {"seed": seed})

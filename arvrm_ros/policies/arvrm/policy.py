@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections import deque
 from dataclasses import asdict
@@ -20,7 +19,7 @@ import torch
 from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.types import ActionChunk, HumanClip, Observation, RetrievedMotion
 from arvrm_ros.errors import CheckpointError
-from arvrm_ros.files import replace_atomically
+from arvrm_ros.files import replace_atomically, write_json
 from arvrm_ros.motion.kinematics import Kinematics
 from arvrm_ros.perception.image_encoder import ImageEncoder
 from arvrm_ros.perception.text_encoder import TextEncoder
@@ -182,8 +181,7 @@ def save_checkpoint(
         "image_encoder": fingerprint(image_encoder),
         "training": training,
     }
-    with replace_atomically(folder / "checkpoint.json") as partial:
-        partial.write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "checkpoint.json", header)
 
 
 def load_model(folder: Path, header: dict[str, Any]) -> tuple[ArvrmModel, Normalisation]:
