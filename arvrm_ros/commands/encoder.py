@@ -13,6 +13,7 @@ from arvrm_ros.files import write_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument("--episodes", type=Path, required=True, help="folder of simulated robot episodes")
+    parser.add_argument("--clips", type=Path, help="folder of simulated human clips")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; run again to go on after a stop")
     parser.add_argument("--steps", type=int, default=3000, help="optimiser steps")
     parser.add_argument("--batch", type=int, default=64, help="images per step")
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from arvrm_ros.training.loop import Schedule
 
     schedule = Schedule(args.steps, args.learning_rate, seed=args.seed)
-    figures = train_encoder(args.episodes, args.out, schedule, args.batch)
+    figures = train_encoder(args.episodes, args.clips, args.out, schedule, args.batch)
     print(f"{args.out / 'image_encoder.safetensors'}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
     if args.json:
         write_json(args.json, figures)

@@ -28,19 +28,25 @@ from arvrm_ros.errors import DataError
 
 @dataclass
 class Truth:
-    """Where the hand really was (T frames). It measures the landmarker; nothing is trained on it.
+    """Where the hand and the things on the table really were (T frames).
+
+    The hand's truth measures the landmarker; nothing is trained on it. The rest trains the small image encoder.
 
     Attributes:
         keypoints_world: (T, 21, 3) metres, world (z up).
         keypoints_image: (T, 21, 3) as in ``HandDetection.keypoints``.
         intrinsics: (3, 3) pixels.
         world_from_camera: (4, 4) pose of the optical frame (z forward).
+        points: (T, P, 3) of ``scene.POINTS``: x, y in [0, 1] of the image, and 1 if within it, else 0.
+        lights: (T, 2) LED and bulb, 0 or 1.
     """
 
     keypoints_world: np.ndarray
     keypoints_image: np.ndarray
     intrinsics: np.ndarray
     world_from_camera: np.ndarray
+    points: np.ndarray | None = None
+    lights: np.ndarray | None = None
 
 
 @dataclass
@@ -96,7 +102,8 @@ def write_clip(root: Path, clip: Clip, frames: Iterable[np.ndarray], frame_perio
     part.mkdir(parents=True)
     write_video(part / "video.mp4", frames, frame_period)
     if clip.truth is not None:
-        np.savez_compressed(part / "truth.npz", **asdict(clip.truth))
+        known = {name: value for name, value in asdict(clip.truth).items() if value is not None}
+        np.savez_compressed(part / "truth.npz", **known)
     known = {key: getattr(clip, key) for key in ("caption", "task", "handedness", "attributes")}
     (part / "clip.json").write_text(json.dumps(known, indent=1), encoding="utf-8")
     if folder.exists():

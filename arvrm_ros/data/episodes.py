@@ -37,6 +37,7 @@ class Episode:
         command_gripper: (T,) opening in [0, 1].
         disturbed: (T,) bool: the step was a disturbance, not a demonstration.
         task, variant, seed: where it came from; never an input of a policy.
+        completed: whether it goes on to the expert's rest; False when it was cut as soon as the task had succeeded.
         points: per camera, (T, P, 3): where the simulator's named points are in the image (x, y in [0, 1]) and whether
             they are within it (1) or not (0). Empty for real robots.
         lights: (T, 2) LED and bulb, 0 or 1. Empty for real robots.
@@ -55,6 +56,7 @@ class Episode:
     task: str = ""
     variant: str = ""
     seed: int = 0
+    completed: bool = True
     points: dict[str, np.ndarray] = field(default_factory=dict)
     lights: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.float32))
 
@@ -63,10 +65,7 @@ class Episode:
 
     def image(self, camera: str, step: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB."""
-        image = cv2.imdecode(np.frombuffer(self.images[camera][step], np.uint8), cv2.IMREAD_COLOR_RGB)
-        if image is None:
-            raise DataError(f"frame {step} of camera {camera} is not an image")
-        return np.asarray(image)
+        return decode_image(self.images[camera][step])
 
 
 def encode_image(image: np.ndarray) -> bytes:
@@ -75,6 +74,18 @@ def encode_image(image: np.ndarray) -> bytes:
     if not done:
         raise DataError("OpenCV cannot encode JPEG")
     return data.tobytes()
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a JPEG in memory.
+
+    Raises:
+        DataError: it is not an image.
+    """
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise DataError("a frame is not an image")
+    return np.asarray(image)
 
 
 _ARRAYS = ("stamp", "joint_positions", "gripper", "command_positions", "command_quaternions", "command_gripper",
@@ -92,7 +103,7 @@ def write_episode(path: Path, episode: Episode) -> None:
     header = {
         "format": FORMAT,
         "contract": episode.contract.to_dict(),
-        **{key: getattr(episode, key) for key in ("instruction", "task", "variant", "seed")},
+        **{key: getattr(episode, key) for key in ("instruction", "task", "variant", "seed", "completed")},
     }
     with replace_atomically(path) as partial, partial.open("wb") as file:
         np.savez(file, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)

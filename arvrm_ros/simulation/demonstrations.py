@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.episodes import Episode, encode_image, write_episode
 from arvrm_ros.errors import MotionRefused
 from arvrm_ros.motion.kinematics import Kinematics
+from arvrm_ros.simulation.chains import LENGTH, draw_chain
 from arvrm_ros.simulation.experts import SAFE_HEIGHT, Expert
 from arvrm_ros.simulation.scene import VARIANTS
 from arvrm_ros.simulation.servo import PoseServo
@@ -28,17 +30,20 @@ EVALUATION_SEEDS = 1_000_000
 """Seeds from here on are kept for evaluation; collection never uses them."""
 
 
-def record_episode(tabletop: Tabletop, task: str, variant: str, seed: int) -> Episode | None:
-    """Lets the expert do a task once.
+def record_episode(tabletop: Tabletop, task: str, rng: np.random.Generator, seed: int = 0) -> Episode | None:
+    """Lets the expert do a task once, from the state the tabletop is in.
 
     Half of the episodes are disturbed once, while nothing is touched: for a few steps the arm drifts off in a random
-    direction, and the expert finds its way back. Those steps are marked.
+    direction, and the expert finds its way back. Those steps are marked. Half of the episodes end as soon as the task
+    has succeeded, as they do in an evaluation, so that the task after it is shown from there too.
+
+    Args:
+        rng: of the expert, the disturbance, the wording and the end.
+        seed: noted in the episode.
 
     Returns:
         The episode, or None when the expert failed.
     """
-    rng = np.random.default_rng(seed)
-    tabletop.reset(seed, task, variant)
     contract, period = tabletop.contract, tabletop.contract.action.step_period
     start = tabletop.state()
     expert = Expert(tabletop, task, rng, period)
@@ -49,7 +54,7 @@ def record_episode(tabletop: Tabletop, task: str, variant: str, seed: int) -> Ep
     images: dict[str, list[bytes]] = {camera: [] for camera in cameras}
     points: dict[str, list[np.ndarray]] = {camera: [] for camera in cameras}
     rows: list[tuple] = []
-    succeeded = False
+    succeeded, hurried = False, rng.random() < 0.5
     for step in range(MAX_STEPS):
         observation = tabletop.observation()
         state = tabletop.state()
@@ -77,7 +82,7 @@ def record_episode(tabletop: Tabletop, task: str, variant: str, seed: int) -> Ep
         if disturbed and drift_steps == 0:
             expert.disturbed()
         succeeded = succeeded or TASKS[task].succeeded(start, tabletop.state())
-        if expert.done:
+        if expert.done or (succeeded and hurried):
             break
     if not succeeded:
         return None
@@ -95,8 +100,9 @@ def record_episode(tabletop: Tabletop, task: str, variant: str, seed: int) -> Ep
         command_gripper=command_openings,
         disturbed=drifting,
         task=task,
-        variant=variant,
+        variant=tabletop.variant,
         seed=seed,
+        completed=expert.done,
         points={camera: np.stack(rows) for camera, rows in points.items()},
         lights=lights.astype(np.float32),
     )
@@ -105,34 +111,47 @@ def record_episode(tabletop: Tabletop, task: str, variant: str, seed: int) -> Ep
 _tabletop: Tabletop | None = None
 
 
-def _record_to(out: Path, contract: RobotContract, variants: str, seed: int, index: int) -> bool:
-    """Records episode ``index`` unless it is there already; False when the expert failed at every attempt."""
+def _record_chain(out: Path, contract: RobotContract, variants: str, seed: int, chain: int) -> int:
+    """Records the episodes of chain ``chain``; the scene is reset where the expert fails. Returns those missing."""
     global _tabletop  # one simulator per worker process: an OpenGL context is expensive to make
-    path = out / f"episode_{index:06d}.npz"
-    if path.is_file():
-        return True
+    paths = [out / f"episode_{chain * LENGTH + k:06d}.npz" for k in range(LENGTH)]
+    if all(path.is_file() for path in paths):
+        return 0
     if _tabletop is None:
         _tabletop = Tabletop(contract)
-    tasks = list(TASKS)
-    task, variant = tasks[index % len(tasks)], variants[(index // len(tasks)) % len(variants)]
+    variant = variants[chain % len(variants)]
+    missing = list(paths)
     for attempt in range(ATTEMPTS):
-        episode = record_episode(_tabletop, task, variant, (seed + index * ATTEMPTS + attempt) % EVALUATION_SEEDS)
-        if episode is not None:
-            write_episode(path, episode)
-            return True
-    return False
+        scene_seed = (seed + chain * ATTEMPTS + attempt) % EVALUATION_SEEDS
+        rng = np.random.default_rng(scene_seed)
+        _tabletop.reset(scene_seed, None, variant)
+        for task in draw_chain(_tabletop.state(), rng)[: len(missing)]:
+            episode = record_episode(_tabletop, task, rng, scene_seed)
+            if episode is None:
+                break
+            write_episode(missing.pop(0), episode)
+        if not missing:
+            break
+    return len(missing)
 
 
 def collect_robot(
     out: Path, contract: RobotContract, episodes: int, seed: int, workers: int, variants: str = "".join(VARIANTS)
 ) -> int:
-    """Records episodes into a folder, tasks and variants in turn; those that are there already are kept.
+    """Records chains of episodes into a folder, variants in turn; chains that are there already are kept.
+
+    Args:
+        episodes: how many there shall be, rounded up to whole chains.
 
     Returns:
         How many could not be made because the expert failed at every attempt.
     """
     os.environ.setdefault("MUJOCO_GL", "egl")
-    work = partial(_record_to, out, contract, variants, seed)
-    with process_pool(workers) as pool:
-        done = tqdm(pool.map(work, range(episodes), chunksize=4), total=episodes, unit="episode", desc="robot episodes")
-        return sum(not made for made in done)
+    work = partial(_record_chain, out, contract, variants, seed)
+    missing = 0
+    chains = math.ceil(episodes / LENGTH)
+    with process_pool(workers) as pool, tqdm(total=chains * LENGTH, unit="episode", desc="robot episodes") as bar:
+        for failed in pool.map(work, range(chains)):
+            missing += failed
+            bar.update(LENGTH)
+    return missing

@@ -204,6 +204,8 @@ class Expert:
         yield from self._retreat()
 
     def _grasp(self) -> Iterator[Move]:
+        if self._holding():
+            return
         x, y, z, yaw = self._block()
         yield from self._above(x, y, 1.0, yaw)
         x, y, z, yaw = self._block()
@@ -234,6 +236,11 @@ class Expert:
         yield Move(self._point(x, y, scene.TABLE_TOP + 0.005), 0.0, 0.0, 0.20)
         yield Move(self._point(x, y, scene.TABLE_TOP + 0.005), 0.0, 1.0, rest=3)
         yield from self._retreat(1.0)
+
+    def _holding(self) -> bool:
+        """Whether the block is in the hand already, from the task before."""
+        state = self.tabletop.state()
+        return self.task.block in state.touched and state.blocks[self.task.block][2] > scene.TABLE_TOP + 0.04
 
     def _block(self) -> tuple[float, float, float, float]:
         return self.tabletop.state().blocks[self.task.block]

@@ -302,10 +302,31 @@ def make_clip(root: Path, index: int, seed: int, contract: RobotContract) -> Pat
             "camera_elevation": round(float(camera.elevation), 1),
             "camera_distance": round(float(camera.distance), 3),
         },
-        truth=Truth(keypoints.astype(np.float32), image.astype(np.float32), intrinsics, pose),
+        truth=Truth(
+            keypoints.astype(np.float32),
+            image.astype(np.float32),
+            intrinsics,
+            pose,
+            _scene_points(tabletop, performance, intrinsics, pose),
+            np.array(performance.lights, np.float32),
+        ),
     )
     frames = film(tabletop, performance, camera, reach.hand, poses)
     return write_clip(root, clip, frames, FRAME_PERIOD)
+
+
+def _scene_points(tabletop: Tabletop, performance: Performance, intrinsics: np.ndarray, pose: np.ndarray) -> np.ndarray:
+    """(T, P, 3) of the things of ``scene.POINTS``: x, y in [0, 1] of the image, and 1 if within it, else 0."""
+    rows = []
+    for qpos in performance.qpos:
+        tabletop.data.qpos[:] = qpos
+        mujoco.mj_kinematics(tabletop.model, tabletop.data)
+        rows.append(tabletop.points())
+    points = np.array(rows)
+    in_front = (points - pose[:3, 3]) @ pose[:3, 2] > 0.01
+    image = project(points, intrinsics, pose, WIDTH, HEIGHT)[..., :2]
+    within = in_front & np.all((image > 0) & (image < 1), axis=-1)
+    return np.concatenate([image * within[..., None], within[..., None]], -1).astype(np.float32)
 
 
 def _hand_pixels(image: np.ndarray) -> float:

@@ -1,18 +1,21 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the small image encoder to find the simulator's named points in the images of robot episodes."""
+"""Trains the small image encoder to find the simulator's named points in images of robot episodes and human clips."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from arvrm_ros.data.episodes import Episode, episode_files, read_episode
+from arvrm_ros.data.clips import clip_folders, read_clip
+from arvrm_ros.data.episodes import decode_image, encode_image, episode_files, read_episode
 from arvrm_ros.errors import DataError
 from arvrm_ros.perception.image_encoder import ImageEncoder
 from arvrm_ros.simulation.scene import POINTS
@@ -25,22 +28,29 @@ HEAT = 0.8
 """Standard deviation of the target heat map, in cells of the feature map."""
 
 
-class Frames:
-    """Frames of many episodes with the places of the named points, drawn at random."""
+@dataclass
+class Pictures:
+    """T pictures of one camera (JPEG), and where the named points are in them, as in ``Episode``."""
 
-    def __init__(self, episodes: list[Episode]) -> None:
-        self.episodes = episodes
-        self.index = np.array(
-            [(e, step, camera) for e, ep in enumerate(episodes) for camera in range(2) for step in range(len(ep))]
-        )
+    images: list[bytes]
+    points: np.ndarray
+    lights: np.ndarray
+
+
+class Frames:
+    """Frames of many episodes and clips with the places of the named points, drawn at random."""
+
+    def __init__(self, sources: list[Pictures]) -> None:
+        self.sources = sources
+        self.index = np.array([(s, step) for s, source in enumerate(sources) for step in range(len(source.images))])
         self._pool = ThreadPoolExecutor(2)
 
     def batch(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Images (N, 3, H, W) in [0, 1], points (N, P, 3) as in :class:`Episode`, lights (N, 2)."""
-        items = [(self.episodes[e], step, list(self.episodes[e].images)[camera]) for e, step, camera in rows]
-        images = np.stack(list(self._pool.map(lambda item: item[0].image(item[2], item[1]), items)))
-        points = np.stack([episode.points[camera][step] for episode, step, camera in items])
-        lights = np.stack([episode.lights[step] for episode, step, _ in items])
+        """Images (N, 3, H, W) in [0, 1], points (N, P, 3) as in ``Episode``, lights (N, 2)."""
+        items = [(self.sources[s], step) for s, step in rows]
+        images = np.stack(list(self._pool.map(lambda item: decode_image(item[0].images[item[1]]), items)))
+        points = np.stack([source.points[step] for source, step in items])
+        lights = np.stack([source.lights[step] for source, step in items])
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
         return pixels.contiguous(memory_format=torch.channels_last), torch.from_numpy(points), torch.from_numpy(lights)
 
@@ -85,30 +95,36 @@ def _losses(encoder: ImageEncoder, images: torch.Tensor, points: torch.Tensor, l
     return values
 
 
-def train_encoder(episodes: Path, out: Path, schedule: Schedule, batch: int, validation: int = 40) -> dict[str, float]:
-    """Trains on all episodes of a folder but the last ``validation``; writes ``out/image_encoder.safetensors``.
+def train_encoder(
+    episodes: Path, clips: Path | None, out: Path, schedule: Schedule, batch: int, validation: float = 0.03
+) -> dict[str, float]:
+    """Trains on robot episodes and human clips but a part kept out; writes ``out/image_encoder.safetensors``.
+
+    Args:
+        episodes: folder of simulated robot episodes.
+        clips: folder of simulated human clips, so that the encoder also knows the views that people film from.
+        validation: share of the episodes and of the clips that is kept out.
 
     Returns:
-        On the episodes left out: median and mean distance of found points in pixels of the 128-pixel image, and the
-        accuracy of the lights.
+        On what was kept out, of robots and humans apart: median and mean distance of found points in pixels of the
+        128-pixel image, and the accuracy of the lights.
 
     Raises:
-        DataError: too few episodes, or episodes without the simulator's points.
+        DataError: too little data, or data without the simulator's points.
     """
-    files = episode_files(episodes)
-    if len(files) <= validation:
-        raise DataError(f"{episodes} holds {len(files)} episodes; more than {validation} are needed")
-    loaded = [read_episode(path) for path in tqdm(files, desc="reading episodes", unit="episode")]
-    if any(not episode.points for episode in loaded):
-        raise DataError(
-            f"{episodes} has episodes without the simulator's points; only simulated ones train the encoder"
-        )
+    groups = {"robot": _episodes(episodes)} | ({"human": _clips(clips)} if clips else {})
+    training_pictures, held_out = [], {}
+    for name, group in groups.items():
+        count = max(1, int(len(group) * validation))
+        if len(group) <= count:
+            raise DataError(f"{len(group)} {name} recordings are too few to train an image encoder")
+        training_pictures += [pictures for recording in group[:-count] for pictures in recording]
+        held_out[name] = Frames([pictures for recording in group[-count:] for pictures in recording])
     torch.manual_seed(schedule.seed)
     encoder = ImageEncoder().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if encoder.config.queries != len(POINTS):
         raise DataError(f"the encoder has {encoder.config.queries} queries for {len(POINTS)} points")
-    training, held_out = Frames(loaded[:-validation]), Frames(loaded[-validation:])
-    check_rows = held_out.index[np.random.default_rng(0).permutation(len(held_out.index))[:1024]]
+    training = Frames(training_pictures)
 
     def losses(rng: np.random.Generator) -> dict[str, torch.Tensor]:
         images, points, lights = training.batch(training.index[rng.integers(len(training.index), size=batch)])
@@ -117,24 +133,52 @@ def train_encoder(episodes: Path, out: Path, schedule: Schedule, batch: int, val
 
     @torch.inference_mode()
     def validate() -> dict[str, float]:
-        distances, right = [], []
-        for rows in np.array_split(check_rows, 8):
-            images, points, lights = held_out.batch(rows)
-            result = encoder(images)
-            visible = points[..., 2] > 0
-            distances.append(((result["where"] - points[..., :2]).norm(dim=-1) * encoder.config.image)[visible])
-            right.append(((result["lights"] > 0) == (lights > 0.5))[visible[:, -2:]])
-        pixels = torch.cat(distances)
-        return {
-            "median_px": float(pixels.median()),
-            "mean_px": float(pixels.mean()),
-            "lights": float(torch.cat(right).float().mean()),
-        }
+        figures = {}
+        for name, frames in held_out.items():
+            rows = frames.index[np.random.default_rng(0).permutation(len(frames.index))[:1024]]
+            distances, right = [], []
+            for part in np.array_split(rows, 8):
+                images, points, lights = frames.batch(part)
+                result = encoder(images)
+                visible = points[..., 2] > 0
+                distances.append(((result["where"] - points[..., :2]).norm(dim=-1) * encoder.config.image)[visible])
+                right.append(((result["lights"] > 0) == (lights > 0.5))[visible[:, -2:]])
+            pixels = torch.cat(distances)
+            figures |= {
+                f"{name}_median_px": float(pixels.median()),
+                f"{name}_mean_px": float(pixels.mean()),
+                f"{name}_lights": float(torch.cat(right).float().mean()),
+            }
+        return figures
 
     train(out, encoder, losses, schedule, "image encoder", validate)
     _standardise(encoder, training)
     encoder.save(out / "image_encoder.safetensors")
     return validate()
+
+
+def _episodes(folder: Path) -> list[list[Pictures]]:
+    """The pictures of each episode, one entry per camera."""
+    recordings = []
+    for path in tqdm(episode_files(folder), desc="reading episodes", unit="episode"):
+        episode = read_episode(path)
+        if not episode.points:
+            raise DataError(f"{path} is without the simulator's points; only simulated episodes train the encoder")
+        recordings.append([Pictures(episode.images[c], episode.points[c], episode.lights) for c in episode.images])
+    return recordings
+
+
+def _clips(folder: Path) -> list[list[Pictures]]:
+    """The pictures of each human clip, at the encoder's size."""
+    recordings = []
+    size = (ImageEncoder().config.image,) * 2
+    for path in tqdm(clip_folders(folder), desc="reading clips", unit="clip"):
+        clip = read_clip(path)
+        if clip.truth is None or clip.truth.points is None or clip.truth.lights is None:
+            raise DataError(f"{path} is without the simulator's points; only simulated clips train the encoder")
+        images = [encode_image(cv2.resize(f, size, interpolation=cv2.INTER_AREA)) for f in clip.frames()[0]]
+        recordings.append([Pictures(images, clip.truth.points, clip.truth.lights)])
+    return recordings
 
 
 def _standardise(encoder: ImageEncoder, frames: Frames) -> None:
