@@ -82,10 +82,10 @@ def test_cached_history_gives_what_encoding_everything_anew_gives(policy, contra
 def test_future_steps_do_not_change_past_chunks():
     torch.manual_seed(0)
     model = ArvrmModel(TINY).eval()
-    images, state, text = torch.randn(2, 3, 2, 640), torch.randn(2, 3, 7), torch.randn(2, 384)
-    chunk, _, _ = model(text, images, state, None)
-    images[:, 2] = torch.randn(2, 2, 640)
-    changed, _, _ = model(text, images, state, None)
+    images, state, text = torch.randn(2, 3, 2, 10, 64), torch.randn(2, 3, 7), torch.randn(2, 384)
+    chunk, _, _ = model(text, model.see(images), state, None)
+    images[:, 2] = torch.randn(2, 2, 10, 64)
+    changed, _, _ = model(text, model.see(images), state, None)
     torch.testing.assert_close(chunk[:, :2], changed[:, :2])
     assert not torch.allclose(chunk[:, 2], changed[:, 2])
 
@@ -124,10 +124,47 @@ def test_keypoint_loss_leaves_unseen_hands_out():
     keypoints = torch.randn(2, 10, 21, 4)
     keypoints[..., 3] = 1
     keypoints[:, 5, :, 3] = 0
-    clips = Clips(torch.randn(2, 384), torch.randn(2, 10, 640), keypoints)
+    clips = Clips(torch.randn(2, 384), torch.randn(2, 10, 10, 64), keypoints)
     error = (model.next_keypoints(clips) - keypoints[:, 1:, :, :3]) ** 2  # targets are frames 1..9
     kept = [i for i in range(9) if 5 not in (i, i + 1)]  # neither the frame before nor the target is unseen
-    torch.testing.assert_close(model.keypoint_loss(clips), error[:, kept].mean())
+    torch.testing.assert_close(model.human_loss(clips), error[:, kept].mean())
+
+
+def test_conditional_map_is_the_low_rank_map_of_its_context():
+    """What ``_hint`` computes piece by piece, against the whole map applied to the keypoints of each step."""
+    torch.manual_seed(0)
+    model = ArvrmModel(dataclasses.replace(TINY, conditional=True)).eval()
+    torch.nn.init.normal_(model.map_left)
+    f_s, out = torch.randn(2, 3, 7, 32), torch.randn(2, 3, 32)
+    clips = Retrieved(torch.randn(2, 1, 10, 21, 32), torch.randn(2, 1, 10, 32), torch.ones(2, 1))
+    _, suggested = model._hint(out, f_s, clips)
+    weights = torch.einsum("btd,bfd->btf", model.query(out), model.key(clips.tokens[:, 0] + model.frame)) / 32**0.5
+    found = torch.einsum("btf,bfkd->btkd", weights.softmax(-1), clips.keypoint_features[:, 0])
+    f_star = (1 - TINY.alpha) * model.conditional_map(out) @ found + TINY.alpha * f_s
+    torch.testing.assert_close(suggested[:, :, 0], model.analogy_head(f_star).squeeze(-1), atol=1e-5, rtol=1e-5)
+    assert model.conditional_map(out).std((0, 1)).min() > 0, "the map does not depend on its context"
+
+
+@pytest.mark.parametrize("changes", [{}, {"objective": "images", "retrieval": False, "analogy": False}])
+def test_a_model_with_resampler_and_unfolded_images_runs(changes):
+    """The paper's structure at a small width: patches are resampled, every latent is in the sequence."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(TINY, fold=False, latents=3, image_tokens=17, image_width=24, **changes)
+    model = ArvrmModel(config)
+    images = torch.randn(2, 3, 2, 17, 24)
+    seen = model.see(images)
+    assert seen.tokens.shape == (2, 3, 2, 4, 32)
+    assert seen.places is None
+    future = images if config.objective == "images" else None
+    chunk, progress, loss = model(torch.randn(2, 384), seen, torch.randn(2, 3, 7), None, future)
+    assert chunk.shape == (2, 3, 10, 7)
+    assert progress.shape == (2, 3)
+    assert (loss is not None) == (future is not None)
+    human = model.human_loss(Clips(torch.randn(2, 384), torch.randn(2, 10, 17, 24), torch.ones(2, 10, 21, 4)))
+    (human + chunk.sum() + (0 if loss is None else loss)).backward()
+    unused = [name for name, p in model.named_parameters() if p.grad is None]
+    allowed = ("query", "key.", "frame", "analogy", "keypoint_encoder.features")  # no clips were given
+    assert all(name.startswith(allowed) for name in unused), unused
 
 
 @pytest.mark.parametrize("switch", ["retrieval", "analogy"])

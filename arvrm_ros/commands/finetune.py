@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", default="arvrm_small", help="configuration: a name in config/policies, or a file")
     parser.add_argument("--robot", default="tabletop", help="contract: a name in config/robots, or a YAML file")
     parser.add_argument("--limit", type=int, help="use only the first so many episodes")
+    parser.add_argument("--variants", help="use only episodes of these looks of the table, e.g. ABC; all if not given")
     parser.add_argument("--no-analogy", action="store_true", help="ablation: no analogical-reasoning map")
     parser.add_argument("--steps", type=int, default=6000, help="optimiser steps")
     parser.add_argument("--batch", type=int, default=64, help="windows per step")
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
         Schedule(args.steps, args.learning_rate, seed=args.seed),
         args.batch,
         args.limit,
+        args.variants,
     )
     print(f"{args.out / 'checkpoint'}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
     if args.json:

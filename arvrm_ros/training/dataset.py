@@ -29,14 +29,28 @@ SMALLEST_SCALE = np.array([0.005] * 3 + [0.03] * 3, np.float32)
 """Lower bound of the action's scales, metres and radians: what hardly moves is not blown up."""
 
 
+AHEAD = 3
+"""Steps to the future image that GR-1 predicts; its released configuration has 3."""
+
+
 @dataclass
 class RobotBatch:
-    """Windows of T steps from B episodes. Shapes as in ``model.py``; ``valid`` (B, T, N) marks the steps to learn."""
+    """Windows of T steps from B episodes; shapes as in ``model.py``.
+
+    Attributes:
+        later_state: (B, T, S) N steps later, at most at the end: what L_AR asks of the clips.
+        future: (B, T, C, I, w) images :data:`AHEAD` steps later, for GR-1's recipe only.
+        action, gripper: (B, T, N, 6) and (B, T, N).
+        progress: (B, T) in [0, 1], NaN where it is not known.
+        valid: (B, T, N) the steps to learn.
+        clips: (B, candidates) retrieved, best first.
+    """
 
     text: torch.Tensor
     images: torch.Tensor
     state: torch.Tensor
-    next_state: torch.Tensor
+    later_state: torch.Tensor
+    future: torch.Tensor | None
     action: torch.Tensor
     gripper: torch.Tensor
     progress: torch.Tensor
@@ -51,14 +65,21 @@ class RobotEpisodes:
         folder: of ``episode_*.npz``.
         encoder_file: the frozen image encoder; its features are kept in ``folder/features-<encoder>``.
         contract: what every episode has to agree with.
-        limit: take only so many episodes, None for all; evenly over the tasks, as they are collected in turn.
+        limit: take only so many episodes, None for all.
+        variants: take only episodes of these looks of the simulator's table; real episodes have none and are taken.
 
     Raises:
         DataError: an episode is damaged or was recorded with another contract.
     """
 
     def __init__(
-        self, folder: Path, encoder_file: Path, contract: RobotContract, config: ArvrmConfig, limit: int | None = None
+        self,
+        folder: Path,
+        encoder_file: Path,
+        contract: RobotContract,
+        config: ArvrmConfig,
+        limit: int | None = None,
+        variants: str | None = None,
     ) -> None:
         self.config, self.contract = config, contract
         encoder = ImageEncoder.load(encoder_file)
@@ -67,19 +88,24 @@ class RobotEpisodes:
         home = kinematics.forward(np.array(contract.home))[1]
         texts: list[str] = []
         self.tasks: list[str] = []
-        self.images: list[np.ndarray] = []  # each (t, cameras, D) float16
+        self.images: list[np.ndarray] = []  # each (t, C, I, w) float16, standardised
         self.first_view: list[np.ndarray] = []  # each (d_o,), of the first camera
         self._states: list[np.ndarray] = []  # each (t, S)
         self._actions: list[np.ndarray] = []  # each (t, N, 6)
         self._grippers: list[np.ndarray] = []  # each (t, N)
         self._valid: list[np.ndarray] = []  # each (t, N)
-        for path in tqdm(episode_files(folder)[:limit], desc="robot episodes", unit="episode"):
+        self._completed: list[bool] = []
+        for path in tqdm(episode_files(folder), desc="robot episodes", unit="episode"):
+            if limit is not None and len(texts) == limit:
+                break
             episode = read_episode(path)
+            if variants is not None and episode.variant and episode.variant not in variants:
+                continue
             if differences := contract.differences(episode.contract):
                 raise DataError(f"{path} was recorded with another contract: {'; '.join(differences)}")
             tokens = _tokens(cache / f"{path.stem}.npy", episode, encoder)  # (t, cameras, 1 + M, width)
-            flat = np.stack([encoder.standardised(tokens[:, c]) for c in range(tokens.shape[1])], 1)
-            self.images.append(flat.astype(np.float16))
+            flat = encoder.standardised(tokens.reshape(-1, *tokens.shape[2:]))
+            self.images.append(flat.astype(np.float16).reshape(tokens.shape))
             self.first_view.append(encoder.visual_feature(tokens[:1, 0])[0])
             poses = [kinematics.forward(q) for q in episode.joint_positions]
             positions, quaternions = (np.stack(values) for values in zip(*poses, strict=True))
@@ -87,9 +113,15 @@ class RobotEpisodes:
             self._actions.append(self._relative(episode, positions, quaternions))
             steps = _chunk_steps(len(episode), config.chunk)
             self._grippers.append(episode.command_gripper[steps].astype(np.float32))
-            self._valid.append(~np.maximum.accumulate(episode.disturbed[steps], 1))
+            valid = ~np.maximum.accumulate(episode.disturbed[steps], 1)
+            if not episode.completed:  # nobody knows what would have come after the cut
+                valid &= np.arange(len(episode))[:, None] + np.arange(config.chunk) < len(episode)
+            self._valid.append(valid)
+            self._completed.append(episode.completed)
             texts.append(episode.instruction)
             self.tasks.append(episode.task)
+        if not texts:
+            raise DataError(f"{folder} holds no episodes of the variants {variants}")
         self.text = TextEncoder().encode(texts)  # (E, text_width)
         self.instructions = texts
         self.clips = np.zeros((len(texts), 0), int)
@@ -121,12 +153,12 @@ class RobotEpisodes:
             tuple(map(tuple, np.maximum(actions.std(0), SMALLEST_SCALE).astype(float).tolist())),
         )
 
-    def retrieve(self, search: MotionSearch, count: int) -> None:
+    def retrieve(self, search: MotionSearch, count: int, mode: str = "database") -> None:
         """Finds ``count`` clips for each episode, from its instruction and first view, as the retrieval node would."""
         index = {clip.clip_id: i for i, clip in enumerate(search.clips)}
         found = [
-            [index[m.clip.clip_id] for m in search.search(text, view[None], count).motions]
-            for text, view in zip(self.text, self.first_view, strict=True)
+            [index[m.clip.clip_id] for m in search.search(text, view[None], count, mode, task).motions]
+            for text, view, task in zip(self.text, self.first_view, self.tasks, strict=True)
         ]
         self.clips = np.array(found, int)  # (E, count)
 
@@ -135,35 +167,52 @@ class RobotEpisodes:
         steps = self.config.history
         share = self.lengths[among] / self.lengths[among].sum()
         episodes = rng.choice(among, size, p=share)
-        rows = []
+        rows, future = [], []
         for e in episodes:
             length = self.lengths[e]
             at = int(rng.integers(length)) + np.arange(steps)
             inside = at < length
             at = np.minimum(at, length - 1)
-            after = np.minimum(at + 1, length - 1)
+            later = np.minimum(at + self.config.chunk, length - 1)
+            progress = at / max(1, length - 1) if self._completed[e] else np.full(steps, np.nan)
             rows.append(
-                (self.images[e][at], self._states[e][at], self._states[e][after], self._actions[e][at],
-                 self._grippers[e][at], at / max(1, length - 1), self._valid[e][at] & inside[:, None])
+                (self.images[e][at], self._states[e][at], self._states[e][later], self._actions[e][at],
+                 self._grippers[e][at], progress, self._valid[e][at] & inside[:, None])
             )  # fmt: skip
-        images, state, after_state, action, gripper, progress, valid = (
+            if self.config.objective == "images":
+                future.append(self.images[e][np.minimum(at + AHEAD, length - 1)])
+        images, state, later_state, action, gripper, progress, valid = (
             torch.from_numpy(np.stack(values).astype(np.float32)) for values in zip(*rows, strict=True)
         )
-        text = torch.from_numpy(self.text[episodes])
-        return RobotBatch(text, images, state, after_state, action, gripper, progress, valid, self.clips[episodes])
+        return RobotBatch(
+            torch.from_numpy(self.text[episodes]), images, state, later_state,
+            torch.from_numpy(np.stack(future).astype(np.float32)) if future else None,
+            action, gripper, progress, valid, self.clips[episodes],
+        )  # fmt: skip
 
 
 class HumanClips:
-    """All clips of a database as what the model reads: (C, ...) tensors."""
+    """All clips of a database as what the model reads: (C, ...) tensors.
 
-    def __init__(self, clips: list[HumanClip], frames: int) -> None:
+    Raises:
+        DataError: there is no clip with motion, or the features are of another image encoder.
+    """
+
+    def __init__(self, clips: list[HumanClip], config: ArvrmConfig) -> None:
+        frames = config.clip_frames
         if not clips:
             raise DataError("the motion database is empty: build it with 'arvrm db build'")
         usable = [clip for clip in clips if len(clip.keypoints) >= 2]
         if not usable:
             raise DataError("every clip of the motion database has a single frame; there is no motion to learn")
         self.text = torch.from_numpy(np.stack([clip.language for clip in clips]).astype(np.float32))
-        self.images = torch.from_numpy(np.stack([clip_images(clip, frames) for clip in clips]))
+        images = torch.from_numpy(np.stack([clip_images(clip, frames) for clip in clips]))  # (C, F, I w)
+        if images.shape[-1] != config.image_tokens * config.image_width:
+            raise DataError(
+                f"the motion database has image features of {images.shape[-1]} numbers, the policy's image encoder "
+                f"gives {config.image_tokens} x {config.image_width}: build the database with that encoder"
+            )
+        self.images = images.unflatten(-1, (config.image_tokens, config.image_width))
         self.keypoints = torch.from_numpy(np.stack([clip_keypoints(clip, frames) for clip in clips]))
 
     def __len__(self) -> int:

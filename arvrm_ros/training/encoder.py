@@ -133,7 +133,7 @@ def train_encoder(
 
     @torch.inference_mode()
     def validate() -> dict[str, float]:
-        figures = {}
+        figures: dict[str, float] = {}
         for name, frames in held_out.items():
             rows = frames.index[np.random.default_rng(0).permutation(len(frames.index))[:1024]]
             distances, right = [], []

@@ -3,7 +3,8 @@
 """Stage 2: the pretrained model learns the robot's actions, with the retrieved clips as hints.
 
 L = L_state + beta L_AR + replay L_pretrain. The keypoint encoder and the keypoint head stay frozen, which is the
-paper's best split. L_AR asks each clip's mapped features for the next state: the present one is in f_s already.
+paper's best split. L_AR asks each clip's mapped features for the state at the end of the chunk: the present one is in
+f_s already, and the next one hardly differs from it, so that the map would have nothing to learn.
 """
 
 from __future__ import annotations
@@ -45,54 +46,65 @@ def finetune(
     schedule: Schedule,
     batch: int,
     limit: int | None = None,
+    variants: str | None = None,
+    mode: str = "database",
     validation: float = 0.03,
 ) -> dict[str, float]:
     """Trains and writes a checkpoint to ``out/checkpoint``.
 
     Args:
-        database: human clips; None trains without retrieval and replay.
+        database: human clips for retrieval and replay; None trains without.
         pretrained: weights of stage 1; None starts from random ones.
         limit: number of robot episodes to use.
+        variants: looks of the simulator's table to use; None for all.
+        mode: of the retrieval, for ablations.
 
     Returns:
         Validation figures: mean error of the chunk's positions in millimetres at its first and last step, and the
         gripper's accuracy.
     """
-    robot = RobotEpisodes(episodes, image_encoder, contract, config, limit)
+    robot = RobotEpisodes(episodes, image_encoder, contract, config, limit, variants)
     torch.manual_seed(schedule.seed)
     model = ArvrmModel(config)
     if pretrained is not None:
         _load_pretrained(model, pretrained)
-        for part in (model.keypoint_encoder, model.keypoint_head):
-            part.requires_grad_(False)
+        if config.objective == "keypoints":
+            model.keypoint_encoder.requires_grad_(False)
+            model.keypoint_head.requires_grad_(False)
     clips: HumanClips | None = None
     features: Retrieved | None = None
-    if database is not None and config.retrieval:
+    if database is not None:
         search = MotionSearch(database)
-        robot.retrieve(search, 2 * config.retrieved)
-        clips = HumanClips(search.clips, config.clip_frames)
-        features = _keypoint_features(model, clips)
+        clips = HumanClips(search.clips, config)
+        if config.retrieval:
+            robot.retrieve(search, 2 * config.retrieved, mode)
+            features = _keypoint_features(model, clips)
     order = np.random.default_rng(0).permutation(len(robot))
     held_out, training = np.split(order, [max(1, int(len(order) * validation))])
 
     def forward(data: RobotBatch, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         retrieved = None if features is None else _choose(features, data.clips, config.retrieved, rng, model.training)
         noise = torch.randn_like(data.images) * TOKEN_NOISE * model.training
-        chunk, progress, suggested = model(data.text, data.images + noise, data.state, retrieved)
+        seen = model.see(data.images + noise)
+        chunk, progress, extra = model(data.text, seen, data.state, retrieved, data.future)
         valid = data.valid[..., None]  # (B, T, N, 1)
         count = valid.sum().clamp(min=1)
         arm = (F.smooth_l1_loss(chunk[..., :6], data.action, reduction="none", beta=0.1) * valid).sum() / (6 * count)
         gripper = F.binary_cross_entropy_with_logits(chunk[..., 6], data.gripper, reduction="none")
         inside = data.valid[..., 0]
-        done = F.binary_cross_entropy_with_logits(progress, data.progress, reduction="none")
+        timed = inside * data.progress.isfinite()
+        done = F.binary_cross_entropy_with_logits(progress, data.progress.nan_to_num(), reduction="none")
         values = {
             "arm": arm,
             "gripper": (gripper * data.valid).sum() / count,
-            "progress": (done * inside).sum() / inside.sum().clamp(min=1),
+            "progress": (done * timed).sum() / timed.sum().clamp(min=1),
         }
         total = arm + GRIPPER_WEIGHT * values["gripper"] + PROGRESS_WEIGHT * values["progress"]
-        if suggested is not None and retrieved is not None:
-            error = (suggested - data.next_state[:, :, None]) ** 2  # (B, T, J, S)
+        if data.future is not None and extra is not None:
+            values["image"] = extra
+            total = total + config.replay * extra
+        elif extra is not None and retrieved is not None:
+            error = (extra - data.later_state[:, :, None]) ** 2  # (B, T, J, S)
             weight = inside[:, :, None, None] * retrieved.present[:, None, :, None]
             values["analogy"] = (error * weight).sum() / (error.shape[-1] * weight.sum()).clamp(min=1)
             total = total + config.beta * values["analogy"]
@@ -101,7 +113,7 @@ def finetune(
     def losses(rng: np.random.Generator) -> dict[str, torch.Tensor]:
         values = forward(robot.batch(rng, batch, training), rng)
         if clips is not None and config.replay > 0:
-            values["replay"] = model.keypoint_loss(clips.take(rng.integers(len(clips), size=batch // 4)))
+            values["replay"] = model.human_loss(clips.take(rng.integers(len(clips), size=batch // 4)))
             values["total"] = values["total"] + config.replay * values["replay"]
         return values
 
@@ -110,7 +122,7 @@ def finetune(
         rng = np.random.default_rng(0)
         data = robot.batch(rng, 512, held_out)
         retrieved = None if features is None else _choose(features, data.clips, config.retrieved, rng, False)
-        chunk, _, _ = model(data.text, data.images, data.state, retrieved)
+        chunk, _, _ = model(data.text, model.see(data.images), data.state, retrieved)
         scale = torch.tensor(robot.normalisation.action_scale)[:, :3]
         distance = ((chunk[..., :3] - data.action[..., :3]) * scale).norm(dim=-1) * 1000  # (B, T, N) mm
         right = ((chunk[..., 6] > 0) == (data.gripper > 0.5)).float()

@@ -33,7 +33,7 @@ def pretrain(
         Validation errors in pixels of a 640-pixel image: the model's, and those of the two obvious guesses: the last
         keypoints again, and the last motion again.
     """
-    clips = HumanClips(database.clips(), config.clip_frames)
+    clips = HumanClips(database.clips(), config)
     order = np.random.default_rng(0).permutation(len(clips))
     held_out, training = np.split(order, [max(1, int(len(order) * validation))])
     if not len(training):
@@ -46,12 +46,17 @@ def pretrain(
         # The whole picture moves a little: a hand may be anywhere in a phone's image.
         shift = torch.from_numpy(rng.normal(0, 0.15, (batch, 1, 1, 2)).astype(np.float32))
         chosen.keypoints = torch.cat([chosen.keypoints[..., :2] + shift, chosen.keypoints[..., 2:]], -1)
-        loss = model.keypoint_loss(chosen)
+        loss = model.human_loss(chosen)
         return {"total": loss}
 
     @torch.inference_mode()
     def validate() -> dict[str, float]:
         chosen = clips.take(held_out)
+        if config.objective == "images":
+            return {
+                "image_loss": float(model.human_loss(chosen)),
+                "last_image_loss": float(((chosen.images[:, 1:] - chosen.images[:, :-1]) ** 2).mean()),
+            }
         k = chosen.keypoints[..., :2]  # (C, F, K, 2)
         seen = (chosen.keypoints[:, 2:, :, 3] * chosen.keypoints[:, 1:-1, :, 3] * chosen.keypoints[:, :-2, :, 3]) > 0
 

@@ -28,10 +28,17 @@ class ArvrmConfig:
         retrieved: J, human clips per instruction.
         alpha: share of the robot's own features in f*_s = (1 - alpha) m f_k + alpha f_s.
         beta: weight of the loss of the analogical reasoning.
-        replay: weight of the keypoint loss on human clips while fine-tuning.
+        replay: weight of the pretraining's loss on human clips while fine-tuning.
+        objective: "keypoints" is AR-VRM's pretraining; "images" is GR-1's recipe, which predicts future images, knows
+            no keypoints, and goes on predicting images while fine-tuning, with the weight ``replay``.
         retrieval: whether retrieved clips are read.
-        analogy: whether they reach the action head through the map m; without it their pooled features do.
-        image_tokens, image_width: tokens per image (1 + M) and their width, as the image encoder gives them.
+        analogy: whether they reach the action head through the map m; without it their averaged features do.
+        conditional: whether the map depends on instruction and scene, m(l, o); the paper's is global.
+        image_encoder: "small", or a timm model such as "timm:vit_base_patch16_224.mae".
+        text_encoder: "minilm", or an open_clip model such as "open_clip:ViT-B-32/openai".
+        image_tokens, image_width: I tokens per image and their width, as the image encoder gives them.
+        latents: M, to which a Perceiver resampler brings an image's patches; 0 takes the tokens as they are.
+        fold: one token per image in the sequence instead of one per patch or latent.
         text_width: of the text features.
         cameras: number of the robot's cameras.
     """
@@ -49,12 +56,26 @@ class ArvrmConfig:
     alpha: float = 0.5
     beta: float = 0.1
     replay: float = 0.1
+    objective: str = "keypoints"
     retrieval: bool = True
     analogy: bool = True
+    conditional: bool = False
+    image_encoder: str = "small"
+    text_encoder: str = "minilm"
     image_tokens: int = 10
     image_width: int = 64
+    latents: int = 0
+    fold: bool = True
     text_width: int = 384
     cameras: int = 2
+
+    def __post_init__(self) -> None:
+        if self.objective not in ("keypoints", "images"):
+            raise ArvrmError(f"objective is {self.objective!r}: use keypoints (AR-VRM) or images (GR-1)")
+        if self.objective == "images" and self.retrieval:
+            raise ArvrmError("objective 'images' has no keypoints to retrieve: set retrieval to false")
+        if self.conditional and not (self.retrieval and self.analogy):
+            raise ArvrmError("a conditional map needs retrieval and analogy")
 
 
 def load_config(name_or_path: str | Path, **changes: Any) -> ArvrmConfig:

@@ -3,7 +3,9 @@
 """The AR-VRM model: one causal transformer for human clips and robot episodes, and the map between them.
 
 Symbols as in the paper: B batch, T steps, K = 21 hand keypoints, S = 7 robot components, J retrieved clips, F frames
-of a clip, N steps of a chunk, d width. Everything is normalised before it comes here (``processor.py``).
+of a clip, N steps of a chunk, C cameras, I tokens of an image as the frozen encoder gives them (1 + M or 1 + patches)
+and w their width, n tokens of an image in the sequence, d width. Everything is normalised before it comes here
+(``processor.py``). With ``objective: images`` the same backbone follows GR-1's recipe instead.
 """
 
 from __future__ import annotations
@@ -20,8 +22,11 @@ from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
 K, S = len(HAND_KEYPOINTS), len(ROBOT_COMPONENTS)
 KEYPOINT_VALUES = 4  # x, y, relative depth, visible
 ACTION = 7  # position (3) and rotation vector (3) relative to the observation, gripper opening
+MAP_RANK = 8  # of what the conditional map adds to the global one
+TARGET_TOKENS = 10  # of a predicted image: CLS, and the patches pooled to 3 x 3
 
-SHARED = ("text", "image", "camera", "keypoint_encoder", "keypoint_head", "position", "blocks", "norm")
+SHARED = ("text", "resampler", "image", "slot", "camera", "token", "place", "look_query", "look_key_value", "look_out",
+          "keypoint_encoder", "keypoint_head", "image_head", "position", "blocks", "norm")  # fmt: skip
 """Parts that human clips train too, and that fine-tuning starts from."""
 
 
@@ -31,13 +36,32 @@ class Clips:
 
     Attributes:
         text: (B, text_width) caption features.
-        images: (B, F, image_tokens * image_width) image tokens of each frame.
+        images: (B, F, I, w) image tokens of each frame.
         keypoints: (B, F, K, 4) x, y, depth (centred, scaled), visible.
     """
 
     text: Tensor
     images: Tensor
     keypoints: Tensor
+
+
+@dataclass
+class Seen:
+    """What the model keeps of images; made once per image.
+
+    Attributes:
+        tokens: (B, T, C, n, d) for the transformer.
+        places: (B, T, C I, d) single tokens for the look; None when the transformer has them all.
+    """
+
+    tokens: Tensor
+    places: Tensor | None
+
+    @classmethod
+    def concatenate(cls, steps: list[Seen]) -> Seen:
+        """Joins steps that were seen one by one, oldest first."""
+        places = [step.places for step in steps if step.places is not None]
+        return cls(torch.cat([step.tokens for step in steps], 1), torch.cat(places, 1) if places else None)
 
 
 @dataclass
@@ -97,6 +121,48 @@ class KeypointEncoder(nn.Module):
         return self.features(x).view(*lead, K, -1), self.pool(x.flatten(1)).view(*lead, -1)
 
 
+class ResamplerLayer(nn.Module):
+    """Cross-attention of latents to patches and to themselves, then an MLP."""
+
+    def __init__(self, width: int, heads: int, head: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_patches, self.norm_latents = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.q = nn.Linear(width, heads * head, bias=False)
+        self.kv = nn.Linear(width, 2 * heads * head, bias=False)
+        self.out = nn.Linear(heads * head, width, bias=False)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, latents: Tensor, patches: Tensor) -> Tensor:
+        """Latents (A, M, w) that have read patches (A, P, w)."""
+        normed = self.norm_latents(latents)
+        q = self.q(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (A, h, M, head)
+        kv = self.kv(torch.cat([self.norm_patches(patches), normed], 1))  # (A, P + M, 2 h head)
+        k, v = kv.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (A, h, P + M, head) each
+        latents = latents + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return latents + self.mlp(latents)
+
+
+class Resampler(nn.Module):
+    """Perceiver resampler (Jaegle 2021, Alayrac 2022): a few learnt latents read the patches of an image."""
+
+    def __init__(self, width: int, latents: int, depth: int = 3, heads: int = 4, head: int = 128) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(torch.randn(latents, width) * 0.02)
+        self.layers = nn.ModuleList(ResamplerLayer(width, heads, head) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(..., I, w) to (..., 1 + M, w): the CLS token as it is, the patches resampled."""
+        patches = images[..., 1:, :].flatten(0, -3)  # (A, I - 1, w)
+        x = self.latents.expand(len(patches), -1, -1)  # (A, M, w)
+        for layer in self.layers:
+            x = layer(x, patches)
+        return torch.cat([images[..., :1, :], self.norm(x).unflatten(0, images.shape[:-2])], -2)
+
+
 class ArvrmModel(nn.Module):
     """The whole model; parts are switched by the configuration."""
 
@@ -104,17 +170,27 @@ class ArvrmModel(nn.Module):
         super().__init__()
         self.config = config
         d = config.width
-        image = config.image_tokens * config.image_width
         self.text = nn.Sequential(nn.Linear(config.text_width, d), nn.GELU(), nn.Linear(d, d))
-        # The tokens of an image are folded into one: the sequence stays short and a CPU can train it.
-        self.image = nn.Sequential(nn.Linear(image, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
+        self.resampler = Resampler(config.image_width, config.latents) if config.latents else nn.Identity()
+        tokens = 1 + config.latents if config.latents else config.image_tokens
         self.camera = nn.Parameter(torch.randn(config.cameras + 1, d) * 0.02)  # the last is the human clips' camera
-        # The action head looks at the single tokens of the newest images again, for what the instruction names.
-        self.token = nn.Linear(config.image_width, d)
-        self.place = nn.Parameter(torch.randn(config.cameras * config.image_tokens, d) * 0.02)
-        self.look_query, self.look_key_value, self.look_out = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
-        self.keypoint_encoder = KeypointEncoder(config)
-        self.keypoint_head = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, K * 3))
+        self.image: nn.Module
+        if config.fold:
+            # The tokens of an image are folded into one: the sequence stays short and a CPU can train it. The heads
+            # look at the single tokens of the image again, for what the instruction names.
+            self.image = nn.Sequential(nn.Linear(tokens * config.image_width, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
+            self.token = nn.Linear(config.image_width, d)
+            self.place = nn.Parameter(torch.randn(config.cameras + 1, tokens, d) * 0.02)
+            self.look_query, self.look_key_value, self.look_out = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
+        else:
+            self.image = nn.Linear(config.image_width, d)
+            self.slot = nn.Parameter(torch.randn(tokens, d) * 0.02)
+        if config.objective == "keypoints":
+            self.keypoint_encoder = KeypointEncoder(config)
+            self.keypoint_head = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, K * 3))
+        else:
+            out = TARGET_TOKENS * config.image_width
+            self.image_head = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, out))
         self.component_scale = nn.Parameter(torch.randn(S, d) * 0.5)
         self.component_bias = nn.Parameter(torch.randn(S, d) * 0.02)
         self.state_pool = nn.Sequential(nn.Linear(S * d, d), nn.GELU(), nn.Linear(d, d))
@@ -122,14 +198,22 @@ class ArvrmModel(nn.Module):
         self.blocks = nn.Sequential(*(Block(d, config.heads, config.dropout) for _ in range(config.layers)))
         self.norm = nn.LayerNorm(d)
 
-        self.analogy_map = nn.Parameter(torch.full((S, K), 1.0 / K))
-        self.query, self.key = nn.Linear(d, d), nn.Linear(d, d)
-        self.frame = nn.Parameter(torch.randn(config.clip_frames, d) * 0.02)
-        self.analogy_head = nn.Linear(d, 1)  # one number per component: its next state
-        hint = S * d if config.analogy else d
-        self.hint = nn.Sequential(nn.LayerNorm(hint), nn.Linear(hint, d), nn.GELU())
+        if config.retrieval:
+            self.query, self.key = nn.Linear(d, d), nn.Linear(d, d)
+            self.frame = nn.Parameter(torch.randn(config.clip_frames, d) * 0.02)
+            rows = S if config.analogy else 1
+            # Without the map the keypoints' features are averaged.
+            self.analogy_map = nn.Parameter(torch.full((rows, K), 1.0 / K), requires_grad=config.analogy)
+            if config.analogy:
+                self.analogy_head = nn.Linear(d, 1)  # one number per component: its later state
+            if config.conditional:
+                self.map_gate = nn.Linear(d, MAP_RANK)
+                self.map_left = nn.Parameter(torch.zeros(S, MAP_RANK))
+                self.map_right = nn.Parameter(torch.randn(MAP_RANK, K) / K**0.5)
+            self.hint = nn.Sequential(nn.LayerNorm(rows * d), nn.Linear(rows * d, d), nn.GELU())
+        inputs = (1 + config.fold + config.retrieval) * d
         self.action_head = nn.Sequential(
-            nn.Linear(3 * d, 3 * d), nn.GELU(), nn.Linear(3 * d, 2 * d), nn.GELU(),
+            nn.Linear(inputs, 3 * d), nn.GELU(), nn.Linear(3 * d, 2 * d), nn.GELU(),
             nn.Linear(2 * d, config.chunk * ACTION + 1),
         )  # fmt: skip
 
@@ -137,81 +221,134 @@ class ArvrmModel(nn.Module):
         """Weights of the :data:`SHARED` parts."""
         return {name: value for name, value in self.state_dict().items() if name.split(".")[0] in SHARED}
 
+    def see(self, images: Tensor, human: bool = False) -> Seen:
+        """Image tokens (B, T, C, I, w) of the robot's cameras, or (B, F, 1, I, w) of human clips."""
+        which = slice(-1, None) if human else slice(0, -1)
+        images = self.resampler(images)  # (B, T, C, 1 + M, w)
+        camera = self.camera[which]  # (C, d)
+        if self.config.fold:
+            tokens = (self.image(images.flatten(-2)) + camera)[..., None, :]  # (B, T, C, 1, d)
+            return Seen(tokens, (self.token(images) + self.place[which]).flatten(2, 3))
+        return Seen(self.image(images) + self.slot + camera[:, None], None)
+
+    def _run(self, text: Tensor, seen: Seen, step_token: Tensor | None) -> Tensor:
+        """The transformer over z_l, (z_o, step token)_1..T; its outputs (B, T, d) at the last token of each step."""
+        groups = seen.tokens.flatten(2, 3)  # (B, T, C n, d)
+        if step_token is not None:
+            groups = torch.cat([groups, step_token[:, :, None]], 2)  # (B, T, C n + 1, d)
+        steps, group = groups.shape[1:3]
+        groups = groups + self.position[:steps, None]
+        sequence = torch.cat([text[:, None], groups.flatten(1, 2)], 1)  # (B, 1 + T group, d)
+        return self.norm(self.blocks(sequence))[:, group::group]
+
+    def _look(self, query: Tensor, places: Tensor) -> Tensor:
+        """Attention of (B, T, d) over the image tokens (B, T, C I, d) of the same step: (B, T, d)."""
+        b, steps, d = query.shape
+        heads = self.config.heads
+        q = self.look_query(query).view(b * steps, 1, heads, d // heads).transpose(1, 2)
+        k, v = self.look_key_value(places.flatten(0, 1)).unflatten(-1, (2, heads, d // heads)).permute(2, 0, 3, 1, 4)
+        return self.look_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, steps, d))
+
+    # Human clips
+
+    def _read(self, clips: Clips, step_token: Tensor | None) -> Tensor:
+        """What the model makes of each frame of a clip: (B, F, d)."""
+        z_l = self.text(clips.text)
+        seen = self.see(clips.images[:, :, None], human=True)
+        out = self._run(z_l, seen, step_token)
+        return out if seen.places is None else out + self._look(out + z_l[:, None], seen.places)
+
     def next_keypoints(self, clips: Clips) -> Tensor:
         """(B, F - 1, K, 3): what the model expects at frames 1 to F - 1, each from the frames before it."""
-        _, tokens = self.keypoint_encoder(clips.keypoints)  # (B, F, d)
-        z_o = self.image(clips.images) + self.camera[-1]
-        pairs = torch.stack([z_o, tokens], 2) + self.position[: z_o.shape[1], None]  # (B, F, 2, d)
-        sequence = torch.cat([self.text(clips.text)[:, None], pairs.flatten(1, 2)], 1)  # (B, 1 + 2 F, d)
-        out = self.norm(self.blocks(sequence))[:, 2::2][:, :-1]  # at each z_k but the last: (B, F - 1, d)
+        _, z_k = self.keypoint_encoder(clips.keypoints)  # (B, F, d)
+        out = self._read(clips, z_k)[:, :-1]  # (B, F - 1, d)
         # The head predicts the change: staying where it is costs nothing to learn.
         return clips.keypoints[:, :-1, :, :3] + self.keypoint_head(out).unflatten(-1, (K, 3))
 
-    def keypoint_loss(self, clips: Clips) -> Tensor:
-        """L_pretrain: mean squared error of the next keypoints, where the hand was seen."""
+    def human_loss(self, clips: Clips) -> Tensor:
+        """L_pretrain: mean squared error of the next keypoints, where the hand was seen; of GR-1, of the next image."""
+        if self.config.objective == "images":
+            return self._image_loss(self._read(clips, None)[:, :-1, None], clips.images[:, 1:, None])
         seen = (clips.keypoints[:, 1:, :, 3] * clips.keypoints[:, :-1, :, 3])[..., None]  # (B, F - 1, K, 1)
         error = (self.next_keypoints(clips) - clips.keypoints[:, 1:, :, :3]) ** 2
         return (error * seen).sum() / (3 * seen.sum()).clamp(min=1)
 
+    def _image_loss(self, out: Tensor, images: Tensor) -> Tensor:
+        """GR-1's loss: images (..., I, w) to come, predicted from (..., d), in the frozen encoder's feature space."""
+        if images.shape[-2] != TARGET_TOKENS:
+            side = round((images.shape[-2] - 1) ** 0.5)
+            patches = images[..., 1:, :].transpose(-1, -2).unflatten(-1, (side, side)).flatten(0, -4)  # (A, w, s, s)
+            pooled = F.adaptive_avg_pool2d(patches, 3).flatten(2).transpose(1, 2).unflatten(0, images.shape[:-2])
+            images = torch.cat([images[..., :1, :], pooled], -2)  # (..., 10, w)
+        return F.mse_loss(self.image_head(out).unflatten(-1, images.shape[-2:]), images)
+
     # Robot
 
     def forward(
-        self, text: Tensor, images: Tensor, state: Tensor, retrieved: Retrieved | None
+        self, text: Tensor, seen: Seen, state: Tensor, retrieved: Retrieved | None, future: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Robot steps to action chunks.
 
         Args:
             text: (B, text_width).
-            images: (B, T, cameras, image_tokens * image_width), the frozen image encoder's standardised tokens.
+            seen: of the robot's images, by :meth:`see`.
             state: (B, T, S).
             retrieved: the clips' features, or None.
+            future: (B, T, C, I, w) images some steps later, for GR-1's loss in training.
 
         Returns:
-            Chunks (B, T, N, 7), progress logits (B, T), and the next state (B, T, J, S) each clip suggests, if any.
+            Chunks (B, T, N, 7), progress logits (B, T), and in training a third: the later state (B, T, J, S) that
+            each clip suggests, or GR-1's image loss, a scalar; None when there is neither.
         """
-        steps, group = state.shape[1], self.config.cameras + 1
         f_s = state[..., None] * self.component_scale + self.component_bias  # (B, T, S, d)
         z_s = self.state_pool(f_s.flatten(2))  # (B, T, d)
-        z_o = self.image(images) + self.camera[:-1]  # (B, T, cameras, d)
-        z_l = self.text(text)[:, None]  # (B, 1, d)
-        groups = torch.cat([z_o, z_s[:, :, None]], 2) + self.position[:steps, None]  # (B, T, cameras + 1, d)
-        sequence = torch.cat([z_l, groups.flatten(1, 2)], 1)  # (B, 1 + T (cameras + 1), d)
-        out = self.norm(self.blocks(sequence))[:, group::group]  # at each z_s: (B, T, d)
-        hint, suggested = self._hint(out, f_s, retrieved if self.config.retrieval else None)
-        raw = self.action_head(torch.cat([out, self._look(out + z_l, images), hint], -1))  # (B, T, N 7 + 1)
-        return raw[..., :-1].unflatten(-1, (self.config.chunk, ACTION)), raw[..., -1], suggested
+        z_l = self.text(text)
+        out = self._run(z_l, seen, z_s)  # (B, T, d)
+        asked = out + z_l[:, None]
+        parts, extra = [out], None
+        if seen.places is not None:
+            parts.append(self._look(asked, seen.places))
+        if self.config.retrieval:
+            hint, extra = self._hint(asked, f_s, retrieved)
+            parts.append(hint)
+        if future is not None:
+            extra = self._image_loss(out[:, :, None] + self.camera[:-1], future)
+        raw = self.action_head(torch.cat(parts, -1))  # (B, T, N 7 + 1)
+        return raw[..., :-1].unflatten(-1, (self.config.chunk, ACTION)), raw[..., -1], extra
 
-    def _look(self, query: Tensor, images: Tensor) -> Tensor:
-        """Attention of (B, T, d) over the image tokens of the same step: (B, T, d)."""
-        b, steps, d = query.shape
-        heads = self.config.heads
-        tokens = images.reshape(b * steps, -1, self.config.image_width)  # (B T, cameras (1 + M), width)
-        tokens = self.token(tokens) + self.place  # (B T, cameras (1 + M), d)
-        q = self.look_query(query).view(b * steps, 1, heads, d // heads).transpose(1, 2)
-        k, v = self.look_key_value(tokens).unflatten(-1, (2, heads, d // heads)).permute(2, 0, 3, 1, 4)
-        return self.look_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, steps, d))
+    def conditional_map(self, context: Tensor) -> Tensor:
+        """m(l, o) (..., S, K) for contexts (..., d): the global map, plus one of low rank that the context gates."""
+        gate = self.map_gate(context)  # (..., r)
+        return self.analogy_map + torch.einsum("sr,...r,rk->...sk", self.map_left, gate, self.map_right)
 
-    def _hint(self, out: Tensor, f_s: Tensor, retrieved: Retrieved | None) -> tuple[Tensor, Tensor | None]:
-        """What the retrieved clips say, (B, T, d), and the next state each suggests.
+    def _hint(self, asked: Tensor, f_s: Tensor, retrieved: Retrieved | None) -> tuple[Tensor, Tensor | None]:
+        """What the retrieved clips say, (B, T, d), and the later state each suggests.
 
         Where in each clip the robot is now is found by attention of its token over the clip's frames; the keypoint
-        features found there are carried over by the map: f*_s = (1 - alpha) m f_k + alpha f_s.
+        features found there are carried over by the map: f*_s = (1 - alpha) m f_k + alpha f_s. The map is linear and
+        comes first, which is the same and costs a third.
         """
+        config = self.config
         if retrieved is None:
-            features = f_s.flatten(2) if self.config.analogy else out.new_zeros(out.shape)
-            return self.hint(features), None
+            nothing = f_s if config.analogy else asked.new_zeros(*asked.shape[:2], 1, asked.shape[2])
+            return self.hint(nothing.flatten(2)), None
         keys = self.key(retrieved.tokens + self.frame)  # (B, J, F, d)
-        weights = torch.einsum("btd,bjfd->btjf", self.query(out), keys) / keys.shape[-1] ** 0.5
+        weights = torch.einsum("btd,bjfd->btjf", self.query(asked), keys) / keys.shape[-1] ** 0.5
         weights = weights.softmax(-1)  # over the frames of each clip
-        found = torch.einsum("btjf,bjfkd->btjkd", weights, retrieved.keypoint_features)  # f_k: (B, T, J, K, d)
+        to_rows: Tensor = self.analogy_map  # (S, K)
+        if config.conditional:
+            to_rows = torch.cat([to_rows, self.map_right])  # (S + r, K)
+        carried = to_rows @ retrieved.keypoint_features  # (B, J, F, S, d)
+        carried = torch.einsum("btjf,bjfsd->btjsd", weights, carried)  # (B, T, J, S, d)
+        if config.conditional:
+            carried, gated = carried.split([S, MAP_RANK], 3)
+            gate = self.map_gate(asked)  # (B, T, r)
+            carried = carried + torch.einsum("sr,btr,btjrd->btjsd", self.map_left, gate, gated)
         present = retrieved.present[:, None, :, None, None]  # (B, 1, J, 1, 1)
-        count = present.sum(2).clamp(min=1)
-        if not self.config.analogy:
-            return self.hint(((found * present).sum(2) / count).mean(2)), None
-        alpha = self.config.alpha
-        carried = torch.einsum("sk,btjkd->btjsd", self.analogy_map, found)  # (B, T, J, S, d)
-        f_star = (1 - alpha) * carried + alpha * f_s[:, :, None]  # (B, T, J, S, d)
-        pooled = (f_star * present).sum(2) / count  # (B, T, S, d)
-        missing = (present.sum(2) == 0).to(f_s.dtype)
-        pooled = pooled + missing * f_s
+        count = present.sum(2)  # (B, 1, 1, 1)
+        if not config.analogy:
+            return self.hint(((carried * present).sum(2) / count.clamp(min=1)).flatten(2)), None
+        f_star = (1 - config.alpha) * carried + config.alpha * f_s[:, :, None]  # (B, T, J, S, d)
+        pooled = (f_star * present).sum(2) / count.clamp(min=1)  # (B, T, S, d)
+        pooled = torch.where(count > 0, pooled, f_s)
         return self.hint(pooled.flatten(2)), self.analogy_head(f_star).squeeze(-1)

@@ -25,7 +25,7 @@ from arvrm_ros.perception.image_encoder import ImageEncoder
 from arvrm_ros.perception.text_encoder import TextEncoder
 from arvrm_ros.policies import PolicyError
 from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
-from arvrm_ros.policies.arvrm.model import ArvrmModel, Retrieved
+from arvrm_ros.policies.arvrm.model import ArvrmModel, Retrieved, Seen
 from arvrm_ros.policies.arvrm.processor import Normalisation, absolute_targets, clip_keypoints, robot_state
 from arvrm_ros.resources import resource
 
@@ -65,7 +65,7 @@ class ArvrmPolicy:
     @property
     def analogy_map(self) -> np.ndarray | None:
         """(S, K) float32, or None when the map is switched off."""
-        if not (self.config.analogy and self.config.retrieval):
+        if not (self.config.retrieval and self.config.analogy):
             return None
         return self.model.analogy_map.detach().cpu().numpy()
 
@@ -73,7 +73,7 @@ class ArvrmPolicy:
         """Starts a new instruction."""
         self._instruction = instruction
         self._text = torch.from_numpy(self._texts.encode([instruction]))  # (1, text_width)
-        self._tokens: deque[np.ndarray] = deque(maxlen=self.config.history)  # each (cameras, D)
+        self._seen: deque[Seen] = deque(maxlen=self.config.history)  # each of one step
         self._states: deque[np.ndarray] = deque(maxlen=self.config.history)  # each (S,)
         self._retrieved = None
 
@@ -97,15 +97,16 @@ class ArvrmPolicy:
             raise PolicyError("the joint states are not finite")
         # One image at a time where their sizes differ; the encoder brings all to its own size.
         tokens = np.concatenate([self._images.encode(observation.images[camera][None]) for camera in cameras])
-        self._tokens.append(self._images.standardised(tokens))
+        images = torch.from_numpy(self._images.standardised(tokens)).view(1, 1, len(cameras), *tokens.shape[1:])
+        self._seen.append(self.model.see(images))
         position, quaternion = self._kinematics.forward(observation.joint_positions)
         state = robot_state(position, quaternion, np.array(observation.gripper), self._home)
         self._states.append((state - self._state_mean) / self._state_scale)
         encoded = time.perf_counter()
 
-        images = torch.from_numpy(np.stack(self._tokens))[None]  # (1, t, cameras, D)
+        seen = Seen.concatenate(list(self._seen))  # (1, t, ...)
         states = torch.from_numpy(np.stack(self._states))[None]  # (1, t, S)
-        chunks, progress, _ = self.model(self._text, images, states, self._retrieved)
+        chunks, progress, _ = self.model(self._text, seen, states, self._retrieved)
         raw = chunks[0, -1].numpy()  # (N, 7)
         predicted = time.perf_counter()
 
