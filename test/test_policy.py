@@ -99,7 +99,7 @@ def test_analogy_map_carries_keypoint_features_to_components():
     with torch.no_grad():
         model.analogy_map.copy_(torch.randn(7, 21))
     f_s, out = torch.randn(b, t, 7, 32), torch.randn(b, t, 32)
-    clips = Retrieved(features, tokens, torch.ones(b, j))
+    clips = Retrieved(features.transpose(3, 4), tokens, torch.ones(b, j))
     _, suggested = model._hint(out, f_s, clips)
     weights = (model.query(out[0, 0]) @ model.key(tokens[0] + model.frame).transpose(1, 2) / 32**0.5).softmax(-1)
     for clip in range(j):
@@ -114,7 +114,7 @@ def test_absent_clips_are_as_no_clips():
     torch.manual_seed(0)
     model = ArvrmModel(TINY).eval()
     f_s, out = torch.randn(1, 1, 7, 32), torch.randn(1, 1, 32)
-    clips = Retrieved(torch.randn(1, 2, 10, 21, 32), torch.randn(1, 2, 10, 32), torch.zeros(1, 2))
+    clips = Retrieved(torch.randn(1, 2, 10, 32, 21), torch.randn(1, 2, 10, 32), torch.zeros(1, 2))
     torch.testing.assert_close(model._hint(out, f_s, clips)[0], model._hint(out, f_s, None)[0])
 
 
@@ -136,10 +136,10 @@ def test_conditional_map_is_the_low_rank_map_of_its_context():
     model = ArvrmModel(dataclasses.replace(TINY, conditional=True)).eval()
     torch.nn.init.normal_(model.map_left)
     f_s, out = torch.randn(2, 3, 7, 32), torch.randn(2, 3, 32)
-    clips = Retrieved(torch.randn(2, 1, 10, 21, 32), torch.randn(2, 1, 10, 32), torch.ones(2, 1))
+    clips = Retrieved(torch.randn(2, 1, 10, 32, 21), torch.randn(2, 1, 10, 32), torch.ones(2, 1))
     _, suggested = model._hint(out, f_s, clips)
     weights = torch.einsum("btd,bfd->btf", model.query(out), model.key(clips.tokens[:, 0] + model.frame)) / 32**0.5
-    found = torch.einsum("btf,bfkd->btkd", weights.softmax(-1), clips.keypoint_features[:, 0])
+    found = torch.einsum("btf,bfdk->btkd", weights.softmax(-1), clips.keypoint_features[:, 0])
     f_star = (1 - TINY.alpha) * model.conditional_map(out) @ found + TINY.alpha * f_s
     torch.testing.assert_close(suggested[:, :, 0], model.analogy_head(f_star).squeeze(-1), atol=1e-5, rtol=1e-5)
     assert model.conditional_map(out).std((0, 1)).min() > 0, "the map does not depend on its context"

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     schedule = Schedule(args.steps, args.learning_rate, seed=args.seed)
     figures = pretrain(MotionDatabase.open(args.database), args.out, load_config(args.policy), schedule, args.batch)
-    print("next keypoints, mean error on clips left out: " + ", ".join(f"{k} {v:.2f}" for k, v in figures.items()))
+    print("on clips left out: " + ", ".join(f"{k} {v:.2f}" for k, v in figures.items()))
     if args.json:
         write_json(args.json, figures)
     return 0

@@ -154,7 +154,7 @@ def _keypoint_features(model: ArvrmModel, clips: HumanClips) -> Retrieved:
     """f_k and z_k of every clip, (C, F, ...): the encoder is frozen, so once is enough."""
     parts = [model.keypoint_encoder(part) for part in clips.keypoints.split(64)]
     features, tokens = (torch.cat(values).clone() for values in zip(*parts, strict=True))
-    return Retrieved(features, tokens, torch.ones(len(features)))
+    return Retrieved(features.transpose(2, 3).contiguous(), tokens, torch.ones(len(features)))
 
 
 def _choose(

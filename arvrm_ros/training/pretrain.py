@@ -23,6 +23,9 @@ WEIGHTS = "pretrained.safetensors"
 IMAGE_WIDTH = 640
 """Pixels: the width errors are reported for; keypoints are stored in parts of the image."""
 
+PALM = 95.0
+"""Millimetres from wrist to middle knuckle of an adult hand of 18.5 cm: what gives a picture of a hand its scale."""
+
 
 def pretrain(
     database: MotionDatabase, out: Path, config: ArvrmConfig, schedule: Schedule, batch: int, validation: float = 0.1
@@ -30,8 +33,10 @@ def pretrain(
     """Trains on the database's clips but a part kept for validation; writes ``out/pretrained.safetensors``.
 
     Returns:
-        Validation errors in pixels of a 640-pixel image: the model's, and those of the two obvious guesses: the last
-        keypoints again, and the last motion again.
+        Validation errors, means over the keypoints seen: the model's, and those of the two obvious guesses: the last
+        keypoints again, and the last motion again. ``_px`` are pixels of a 640-pixel image, ``_mm`` the same in the
+        plane of the image at the hand's own scale, with :data:`PALM` as its ruler. For GR-1's recipe, the image loss
+        and that of the last image again.
     """
     clips = HumanClips(database.clips(), config)
     order = np.random.default_rng(0).permutation(len(clips))
@@ -57,18 +62,23 @@ def pretrain(
                 "image_loss": float(model.human_loss(chosen)),
                 "last_image_loss": float(((chosen.images[:, 1:] - chosen.images[:, :-1]) ** 2).mean()),
             }
-        k = chosen.keypoints[..., :2]  # (C, F, K, 2)
-        seen = (chosen.keypoints[:, 2:, :, 3] * chosen.keypoints[:, 1:-1, :, 3] * chosen.keypoints[:, :-2, :, 3]) > 0
+        k = chosen.keypoints[..., :3]  # (C, F, K, 3)
+        visible = chosen.keypoints[..., 3]
+        seen = (visible[:, 2:] * visible[:, 1:-1] * visible[:, :-2]) > 0  # (C, F - 2, K)
+        palm = (k[:, 2:, 9] - k[:, 2:, 0]).norm(dim=-1, keepdim=True).clamp(min=0.05)  # (C, F - 2, 1)
 
-        def pixels(guess: torch.Tensor) -> float:
-            distance = (guess - k[:, 2:]).norm(dim=-1)[seen]
-            return float(distance.mean()) / KEYPOINT_SCALE * IMAGE_WIDTH
+        def errors(name: str, guess: torch.Tensor) -> dict[str, float]:
+            distance = (guess - k[:, 2:])[..., :2].norm(dim=-1)
+            return {
+                f"{name}_px": float(distance[seen].mean()) / KEYPOINT_SCALE * IMAGE_WIDTH,
+                f"{name}_mm": float((distance / palm)[seen].mean()) * PALM,
+            }
 
-        return {
-            "model_px": pixels(model.next_keypoints(chosen)[:, 1:, :, :2]),
-            "last_keypoints_px": pixels(k[:, 1:-1]),
-            "constant_velocity_px": pixels(2 * k[:, 1:-1] - k[:, :-2]),
-        }
+        return (
+            errors("model", model.next_keypoints(chosen)[:, 1:])
+            | errors("last_keypoints", k[:, 1:-1])
+            | errors("constant_velocity", 2 * k[:, 1:-1] - k[:, :-2])
+        )
 
     train(out, model, losses, schedule, "pretraining", validate)
     with replace_atomically(out / WEIGHTS) as partial:

@@ -69,7 +69,7 @@ class Retrieved:
     """What the retrieved clips of a batch bring to the fine-tuning: features by the frozen keypoint encoder.
 
     Attributes:
-        keypoint_features: (B, J, F, K, d) f_k.
+        keypoint_features: (B, J, F, d, K) f_k; K last, so that the map is one matrix product.
         tokens: (B, J, F, d) z_k of each frame.
         present: (B, J) whether the clip is there.
     """
@@ -332,14 +332,15 @@ class ArvrmModel(nn.Module):
         if retrieved is None:
             nothing = f_s if config.analogy else asked.new_zeros(*asked.shape[:2], 1, asked.shape[2])
             return self.hint(nothing.flatten(2)), None
-        keys = self.key(retrieved.tokens + self.frame)  # (B, J, F, d)
-        weights = torch.einsum("btd,bjfd->btjf", self.query(asked), keys) / keys.shape[-1] ** 0.5
+        keys = self.key(retrieved.tokens + self.frame).transpose(2, 3)  # (B, J, d, F)
+        weights = self.query(asked)[:, None] @ keys / keys.shape[2] ** 0.5  # (B, J, T, F)
         weights = weights.softmax(-1)  # over the frames of each clip
         to_rows: Tensor = self.analogy_map  # (S, K)
         if config.conditional:
             to_rows = torch.cat([to_rows, self.map_right])  # (S + r, K)
-        carried = to_rows @ retrieved.keypoint_features  # (B, J, F, S, d)
-        carried = torch.einsum("btjf,bjfsd->btjsd", weights, carried)  # (B, T, J, S, d)
+        mapped = retrieved.keypoint_features @ to_rows.T  # (B, J, F, d, S)
+        carried = weights @ mapped.flatten(3)  # (B, J, T, d S)
+        carried = carried.unflatten(3, mapped.shape[3:]).permute(0, 2, 1, 4, 3)  # (B, T, J, S, d)
         if config.conditional:
             carried, gated = carried.split([S, MAP_RANK], 3)
             gate = self.map_gate(asked)  # (B, T, r)

@@ -157,7 +157,7 @@ def retrieved_features(model: ArvrmModel, clips: list[HumanClip]) -> Retrieved:
     keypoints = np.stack([clip_keypoints(clip, model.config.clip_frames) for clip in clips])
     device = next(model.parameters()).device
     features, tokens = model.keypoint_encoder(torch.from_numpy(keypoints).to(device))  # (J, F, K, d), (J, F, d)
-    return Retrieved(features[None], tokens[None], torch.ones(1, len(clips), device=device))
+    return Retrieved(features.transpose(2, 3)[None], tokens[None], torch.ones(1, len(clips), device=device))
 
 
 def save_checkpoint(
