@@ -127,7 +127,8 @@ def test_keypoint_loss_leaves_unseen_hands_out():
     clips = Clips(torch.randn(2, 384), torch.randn(2, 10, 10, 64), keypoints)
     error = (model.next_keypoints(clips) - keypoints[:, 1:, :, :3]) ** 2  # targets are frames 1..9
     kept = [i for i in range(9) if 5 not in (i, i + 1)]  # neither the frame before nor the target is unseen
-    torch.testing.assert_close(model.human_loss(clips), error[:, kept].mean())
+    errors, seen = model.human_errors(clips)
+    torch.testing.assert_close((errors * seen).sum() / (3 * seen.sum()), error[:, kept].mean())
 
 
 def test_conditional_map_is_the_low_rank_map_of_its_context():
@@ -160,8 +161,8 @@ def test_a_model_with_resampler_and_unfolded_images_runs(changes):
     assert chunk.shape == (2, 3, 10, 7)
     assert progress.shape == (2, 3)
     assert (loss is not None) == (future is not None)
-    human = model.human_loss(Clips(torch.randn(2, 384), torch.randn(2, 10, 17, 24), torch.ones(2, 10, 21, 4)))
-    (human + chunk.sum() + (0 if loss is None else loss)).backward()
+    human, _ = model.human_errors(Clips(torch.randn(2, 384), torch.randn(2, 10, 17, 24), torch.ones(2, 10, 21, 4)))
+    (human.mean() + chunk.sum() + (0 if loss is None else loss.mean())).backward()
     unused = [name for name, p in model.named_parameters() if p.grad is None]
     allowed = ("query", "key.", "frame", "analogy", "keypoint_encoder.features")  # no clips were given
     assert all(name.startswith(allowed) for name in unused), unused

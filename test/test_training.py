@@ -70,9 +70,9 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path, datab
 
     from arvrm_ros.policies.arvrm.model import ArvrmModel
 
-    original = ArvrmModel.human_loss
+    original = ArvrmModel.human_errors
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ArvrmModel, "human_loss", stop_at_step_13)
+        patch.setattr(ArvrmModel, "human_errors", stop_at_step_13)
         with pytest.raises(KeyboardInterrupt):
             pretrain(database, tmp_path / "parts", TINY, schedule, batch=4)
     pretrain(database, tmp_path / "parts", TINY, schedule, batch=4)

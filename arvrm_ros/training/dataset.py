@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,14 @@ class RobotBatch:
     progress: torch.Tensor
     valid: torch.Tensor
     clips: np.ndarray
+
+    def part(self, rows: slice, device: torch.device) -> RobotBatch:
+        """Some rows of the batch, on a device; the clips stay here."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return RobotBatch(
+            **{n: v[rows].to(device) if isinstance(v, torch.Tensor) else v for n, v in values.items() if n != "clips"},
+            clips=self.clips[rows],
+        )
 
 
 class RobotEpisodes:
@@ -192,7 +201,7 @@ class RobotEpisodes:
 
 
 class HumanClips:
-    """All clips of a database as what the model reads: (C, ...) tensors.
+    """All clips of a database as what the model reads: (C, ...) tensors; ``moving`` are the indices to learn from.
 
     Raises:
         DataError: there is no clip with motion, or the features are of another image encoder.
@@ -202,9 +211,10 @@ class HumanClips:
         frames = config.clip_frames
         if not clips:
             raise DataError("the motion database is empty: build it with 'arvrm db build'")
-        usable = [clip for clip in clips if len(clip.keypoints) >= 2]
-        if not usable:
+        if all(len(clip.keypoints) < 2 for clip in clips):
             raise DataError("every clip of the motion database has a single frame; there is no motion to learn")
+        # A clip without motion teaches nothing but may be retrieved, so it keeps its place.
+        self.moving = np.array([i for i, clip in enumerate(clips) if len(clip.keypoints) >= 2])
         self.text = torch.from_numpy(np.stack([clip.language for clip in clips]).astype(np.float32))
         images = torch.from_numpy(np.stack([clip_images(clip, frames) for clip in clips]))  # (C, F, I w)
         if images.shape[-1] != config.image_tokens * config.image_width:
@@ -218,10 +228,10 @@ class HumanClips:
     def __len__(self) -> int:
         return len(self.text)
 
-    def take(self, index: np.ndarray) -> Clips:
-        """The clips at the indices, as a batch."""
+    def take(self, index: np.ndarray, device: torch.device | str = "cpu") -> Clips:
+        """The clips at the indices, as a batch on a device."""
         at = torch.from_numpy(index)
-        return Clips(self.text[at], self.images[at], self.keypoints[at])
+        return Clips(self.text[at].to(device), self.images[at].to(device), self.keypoints[at].to(device))
 
 
 def _chunk_steps(length: int, chunk: int) -> np.ndarray:

@@ -24,8 +24,8 @@ from arvrm_ros.policies.arvrm.model import ArvrmModel, Retrieved
 from arvrm_ros.policies.arvrm.policy import fingerprint, save_checkpoint
 from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.retrieval.search import MotionSearch
-from arvrm_ros.training.dataset import HumanClips, RobotBatch, RobotEpisodes
-from arvrm_ros.training.loop import Schedule, train
+from arvrm_ros.training.dataset import HumanClips, RobotEpisodes
+from arvrm_ros.training.loop import Schedule, device, is_first, mean, rank_slice, train
 
 GRIPPER_WEIGHT, PROGRESS_WEIGHT = 0.3, 0.05
 TOKEN_NOISE = 0.05
@@ -65,7 +65,7 @@ def finetune(
     """
     robot = RobotEpisodes(episodes, image_encoder, contract, config, limit, variants)
     torch.manual_seed(schedule.seed)
-    model = ArvrmModel(config)
+    model = ArvrmModel(config).to(device())
     if pretrained is not None:
         _load_pretrained(model, pretrained)
         if config.objective == "keypoints":
@@ -82,48 +82,47 @@ def finetune(
     order = np.random.default_rng(0).permutation(len(robot))
     held_out, training = np.split(order, [max(1, int(len(order) * validation))])
 
-    def forward(data: RobotBatch, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        retrieved = None if features is None else _choose(features, data.clips, config.retrieved, rng, model.training)
-        noise = torch.randn_like(data.images) * TOKEN_NOISE * model.training
-        seen = model.see(data.images + noise)
-        chunk, progress, extra = model(data.text, seen, data.state, retrieved, data.future)
-        valid = data.valid[..., None]  # (B, T, N, 1)
-        count = valid.sum().clamp(min=1)
-        arm = (F.smooth_l1_loss(chunk[..., :6], data.action, reduction="none", beta=0.1) * valid).sum() / (6 * count)
-        gripper = F.binary_cross_entropy_with_logits(chunk[..., 6], data.gripper, reduction="none")
-        inside = data.valid[..., 0]
-        timed = inside * data.progress.isfinite()
-        done = F.binary_cross_entropy_with_logits(progress, data.progress.nan_to_num(), reduction="none")
-        values = {
-            "arm": arm,
-            "gripper": (gripper * data.valid).sum() / count,
-            "progress": (done * timed).sum() / timed.sum().clamp(min=1),
-        }
-        total = arm + GRIPPER_WEIGHT * values["gripper"] + PROGRESS_WEIGHT * values["progress"]
-        if data.future is not None and extra is not None:
-            values["image"] = extra
-            total = total + config.replay * extra
-        elif extra is not None and retrieved is not None:
-            error = (extra - data.later_state[:, :, None]) ** 2  # (B, T, J, S)
-            weight = inside[:, :, None, None] * retrieved.present[:, None, :, None]
-            values["analogy"] = (error * weight).sum() / (error.shape[-1] * weight.sum()).clamp(min=1)
-            total = total + config.beta * values["analogy"]
-        return values | {"total": total}
-
     def losses(rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        values = forward(robot.batch(rng, batch, training), rng)
+        own = rank_slice(batch)
+        data = robot.batch(rng, batch, training).part(own, device())
+        retrieved = None
+        if features is not None:
+            without = rng.random((batch, 1)) < WITHOUT_CLIPS
+            retrieved = _choose(features, rng.permuted(data.clips, axis=1), config.retrieved, without[own])
+        seen = model.see(data.images + torch.randn_like(data.images) * TOKEN_NOISE)
+        chunk, progress, extra = model(data.text, seen, data.state, retrieved, data.future)
+        gripper = F.binary_cross_entropy_with_logits(chunk[..., 6], data.gripper, reduction="none")
+        done = F.binary_cross_entropy_with_logits(progress, data.progress.nan_to_num(), reduction="none")
+        inside = data.valid[..., 0]  # (B, T)
+        values = {
+            "arm": mean(
+                F.smooth_l1_loss(chunk[..., :6], data.action, reduction="none", beta=0.1), data.valid[..., None]
+            ),
+            "gripper": mean(gripper, data.valid),
+            "progress": mean(done, inside * data.progress.isfinite()),
+        }
+        total = values["arm"] + GRIPPER_WEIGHT * values["gripper"] + PROGRESS_WEIGHT * values["progress"]
+        if data.future is not None and extra is not None:
+            values["image"] = mean(extra)
+            total = total + config.replay * values["image"]
+        elif extra is not None and retrieved is not None:
+            weight = inside[:, :, None, None] * retrieved.present[:, None, :, None]
+            values["analogy"] = mean((extra - data.later_state[:, :, None]) ** 2, weight)
+            total = total + config.beta * values["analogy"]
         if clips is not None and config.replay > 0:
-            values["replay"] = model.human_loss(clips.take(rng.integers(len(clips), size=batch // 4)))
-            values["total"] = values["total"] + config.replay * values["replay"]
-        return values
+            drawn = rng.choice(clips.moving, max(1, batch // 4))
+            part = rank_slice(len(drawn))
+            values["replay"] = mean(*model.human_errors(clips.take(drawn[part], device())))
+            total = total + config.replay * values["replay"]
+        return values | {"total": total}
 
     @torch.inference_mode()
     def validate() -> dict[str, float]:
         rng = np.random.default_rng(0)
-        data = robot.batch(rng, 512, held_out)
-        retrieved = None if features is None else _choose(features, data.clips, config.retrieved, rng, False)
+        data = robot.batch(rng, 512, held_out).part(slice(None), device())
+        retrieved = None if features is None else _choose(features, data.clips, config.retrieved)
         chunk, _, _ = model(data.text, model.see(data.images), data.state, retrieved)
-        scale = torch.tensor(robot.normalisation.action_scale)[:, :3]
+        scale = torch.tensor(robot.normalisation.action_scale, device=device())[:, :3]
         distance = ((chunk[..., :3] - data.action[..., :3]) * scale).norm(dim=-1) * 1000  # (B, T, N) mm
         right = ((chunk[..., 6] > 0) == (data.gripper > 0.5)).float()
         valid = data.valid
@@ -145,29 +144,26 @@ def finetune(
         "learning_rate": schedule.learning_rate,
         "validation": figures,
     }
-    save_checkpoint(out / "checkpoint", model, robot.normalisation, contract, image_encoder, training_record)
+    if is_first():
+        save_checkpoint(out / "checkpoint", model, robot.normalisation, contract, image_encoder, training_record)
     return figures
 
 
 @torch.inference_mode()
 def _keypoint_features(model: ArvrmModel, clips: HumanClips) -> Retrieved:
     """f_k and z_k of every clip, (C, F, ...): the encoder is frozen, so once is enough."""
-    parts = [model.keypoint_encoder(part) for part in clips.keypoints.split(64)]
+    parts = [model.keypoint_encoder(part.to(device())) for part in clips.keypoints.split(64)]
     features, tokens = (torch.cat(values).clone() for values in zip(*parts, strict=True))
-    return Retrieved(features.transpose(2, 3).contiguous(), tokens, torch.ones(len(features)))
+    return Retrieved(features.transpose(2, 3).contiguous(), tokens, torch.ones(len(features), device=device()))
 
 
-def _choose(
-    features: Retrieved, candidates: np.ndarray, count: int, rng: np.random.Generator, training: bool
-) -> Retrieved:
-    """J of the candidate clips (B, 2 J) per window: any of them in training, the best otherwise."""
-    if training:
-        candidates = rng.permuted(candidates, axis=1)
+def _choose(features: Retrieved, candidates: np.ndarray, count: int, without: np.ndarray | None = None) -> Retrieved:
+    """The first J of the candidate clips (B, 2 J) per window; none where ``without`` (B, 1)."""
     chosen = torch.from_numpy(candidates[:, :count])
     present = torch.ones(chosen.shape)
-    if training:
-        present *= torch.from_numpy((rng.random((len(chosen), 1)) >= WITHOUT_CLIPS).astype(np.float32))
-    return Retrieved(features.keypoint_features[chosen], features.tokens[chosen], present)
+    if without is not None:
+        present *= torch.from_numpy(1.0 - without.astype(np.float32))
+    return Retrieved(features.keypoint_features[chosen], features.tokens[chosen], present.to(device()))
 
 
 def _load_pretrained(model: ArvrmModel, path: Path) -> None:

@@ -17,7 +17,7 @@ from arvrm_ros.policies.arvrm.model import ArvrmModel
 from arvrm_ros.policies.arvrm.processor import KEYPOINT_SCALE
 from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.training.dataset import HumanClips
-from arvrm_ros.training.loop import Schedule, train
+from arvrm_ros.training.loop import Schedule, device, is_first, mean, rank_slice, train
 
 WEIGHTS = "pretrained.safetensors"
 IMAGE_WIDTH = 640
@@ -39,27 +39,27 @@ def pretrain(
         and that of the last image again.
     """
     clips = HumanClips(database.clips(), config)
-    order = np.random.default_rng(0).permutation(len(clips))
+    order = np.random.default_rng(0).permutation(clips.moving)
     held_out, training = np.split(order, [max(1, int(len(order) * validation))])
     if not len(training):
-        raise DataError(f"the motion database holds {len(clips)} clips; at least 2 are needed")
+        raise DataError(f"the motion database holds {len(order)} clips with motion; at least 2 are needed")
     torch.manual_seed(schedule.seed)
-    model = ArvrmModel(config)
+    model = ArvrmModel(config).to(device())
 
     def losses(rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        chosen = clips.take(rng.choice(training, batch))
+        own = rank_slice(batch)
+        chosen = clips.take(rng.choice(training, batch)[own], device())
         # The whole picture moves a little: a hand may be anywhere in a phone's image.
-        shift = torch.from_numpy(rng.normal(0, 0.15, (batch, 1, 1, 2)).astype(np.float32))
+        shift = torch.from_numpy(rng.normal(0, 0.15, (batch, 1, 1, 2)).astype(np.float32))[own].to(device())
         chosen.keypoints = torch.cat([chosen.keypoints[..., :2] + shift, chosen.keypoints[..., 2:]], -1)
-        loss = model.human_loss(chosen)
-        return {"total": loss}
+        return {"total": mean(*model.human_errors(chosen))}
 
     @torch.inference_mode()
     def validate() -> dict[str, float]:
-        chosen = clips.take(held_out)
+        chosen = clips.take(held_out, device())
         if config.objective == "images":
             return {
-                "image_loss": float(model.human_loss(chosen)),
+                "image_loss": float(model.human_errors(chosen)[0].mean()),
                 "last_image_loss": float(((chosen.images[:, 1:] - chosen.images[:, :-1]) ** 2).mean()),
             }
         k = chosen.keypoints[..., :3]  # (C, F, K, 3)
@@ -81,6 +81,7 @@ def pretrain(
         )
 
     train(out, model, losses, schedule, "pretraining", validate)
-    with replace_atomically(out / WEIGHTS) as partial:
-        safetensors.torch.save_file({name: v.contiguous() for name, v in model.shared_state().items()}, partial)
-    return validate() | {"clips": len(clips)}
+    if is_first():
+        with replace_atomically(out / WEIGHTS) as partial:
+            safetensors.torch.save_file({n: v.cpu().contiguous() for n, v in model.shared_state().items()}, partial)
+    return validate() | {"clips": len(order)}

@@ -265,22 +265,24 @@ class ArvrmModel(nn.Module):
         # The head predicts the change: staying where it is costs nothing to learn.
         return clips.keypoints[:, :-1, :, :3] + self.keypoint_head(out).unflatten(-1, (K, 3))
 
-    def human_loss(self, clips: Clips) -> Tensor:
-        """L_pretrain: mean squared error of the next keypoints, where the hand was seen; of GR-1, of the next image."""
-        if self.config.objective == "images":
-            return self._image_loss(self._read(clips, None)[:, :-1, None], clips.images[:, 1:, None])
-        seen = (clips.keypoints[:, 1:, :, 3] * clips.keypoints[:, :-1, :, 3])[..., None]  # (B, F - 1, K, 1)
-        error = (self.next_keypoints(clips) - clips.keypoints[:, 1:, :, :3]) ** 2
-        return (error * seen).sum() / (3 * seen.sum()).clamp(min=1)
+    def human_errors(self, clips: Clips) -> tuple[Tensor, Tensor | None]:
+        """What pretraining minimises: squared errors of the next keypoints, and a mask, 1 where the hand was seen.
 
-    def _image_loss(self, out: Tensor, images: Tensor) -> Tensor:
-        """GR-1's loss: images (..., I, w) to come, predicted from (..., d), in the frozen encoder's feature space."""
+        Both expand to (B, F - 1, K, 3). For GR-1's recipe: of the next images, (B, F - 1, 1), and no mask.
+        """
+        if self.config.objective == "images":
+            return self._image_errors(self._read(clips, None)[:, :-1, None], clips.images[:, 1:, None]), None
+        seen = (clips.keypoints[:, 1:, :, 3] * clips.keypoints[:, :-1, :, 3])[..., None]  # (B, F - 1, K, 1)
+        return (self.next_keypoints(clips) - clips.keypoints[:, 1:, :, :3]) ** 2, seen
+
+    def _image_errors(self, out: Tensor, images: Tensor) -> Tensor:
+        """GR-1: mean squared errors (...) of images to come (..., I, w), predicted from (..., d) as features."""
         if images.shape[-2] != TARGET_TOKENS:
             side = round((images.shape[-2] - 1) ** 0.5)
             patches = images[..., 1:, :].transpose(-1, -2).unflatten(-1, (side, side)).flatten(0, -4)  # (A, w, s, s)
             pooled = F.adaptive_avg_pool2d(patches, 3).flatten(2).transpose(1, 2).unflatten(0, images.shape[:-2])
             images = torch.cat([images[..., :1, :], pooled], -2)  # (..., 10, w)
-        return F.mse_loss(self.image_head(out).unflatten(-1, images.shape[-2:]), images)
+        return ((self.image_head(out).unflatten(-1, images.shape[-2:]) - images) ** 2).mean((-1, -2))
 
     # Robot
 
@@ -298,7 +300,7 @@ class ArvrmModel(nn.Module):
 
         Returns:
             Chunks (B, T, N, 7), progress logits (B, T), and in training a third: the later state (B, T, J, S) that
-            each clip suggests, or GR-1's image loss, a scalar; None when there is neither.
+            each clip suggests, or GR-1's image errors (B, T, C); None when there is neither.
         """
         f_s = state[..., None] * self.component_scale + self.component_bias  # (B, T, S, d)
         z_s = self.state_pool(f_s.flatten(2))  # (B, T, d)
@@ -312,7 +314,7 @@ class ArvrmModel(nn.Module):
             hint, extra = self._hint(asked, f_s, retrieved)
             parts.append(hint)
         if future is not None:
-            extra = self._image_loss(out[:, :, None] + self.camera[:-1], future)
+            extra = self._image_errors(out[:, :, None] + self.camera[:-1], future)
         raw = self.action_head(torch.cat(parts, -1))  # (B, T, N 7 + 1)
         return raw[..., :-1].unflatten(-1, (self.config.chunk, ACTION)), raw[..., -1], extra
 

@@ -170,7 +170,7 @@ def save_checkpoint(
 ) -> None:
     """Writes weights and header; the image encoder is copied beside them unless it is the one of the package."""
     with replace_atomically(folder / "model.safetensors") as partial:
-        safetensors.torch.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, partial)
+        safetensors.torch.save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, partial)
     if image_encoder.resolve() != resource("checkpoints", IMAGE_ENCODER).resolve():
         with replace_atomically(folder / IMAGE_ENCODER) as partial:
             partial.write_bytes(image_encoder.read_bytes())
