@@ -156,7 +156,7 @@ def test_a_model_with_resampler_and_unfolded_images_runs(changes):
     seen = model.see(images)
     assert seen.tokens.shape == (2, 3, 2, 4, 32)
     assert seen.places is None
-    future = images if config.objective == "images" else None
+    future = (images, torch.randn_like(images)) if config.objective == "images" else None
     chunk, progress, loss = model(torch.randn(2, 384), seen, torch.randn(2, 3, 7), None, future)
     assert chunk.shape == (2, 3, 10, 7)
     assert progress.shape == (2, 3)

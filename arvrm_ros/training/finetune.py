@@ -90,7 +90,8 @@ def finetune(
             without = rng.random((batch, 1)) < WITHOUT_CLIPS
             retrieved = _choose(features, rng.permuted(data.clips, axis=1), config.retrieved, without[own])
         seen = model.see(data.images + torch.randn_like(data.images) * TOKEN_NOISE)
-        chunk, progress, extra = model(data.text, seen, data.state, retrieved, data.future)
+        future = None if data.future is None else (data.images, data.future)
+        chunk, progress, extra = model(data.text, seen, data.state, retrieved, future)
         gripper = F.binary_cross_entropy_with_logits(chunk[..., 6], data.gripper, reduction="none")
         done = F.binary_cross_entropy_with_logits(progress, data.progress.nan_to_num(), reduction="none")
         inside = data.valid[..., 0]  # (B, T)
@@ -102,7 +103,7 @@ def finetune(
             "progress": mean(done, inside * data.progress.isfinite()),
         }
         total = values["arm"] + GRIPPER_WEIGHT * values["gripper"] + PROGRESS_WEIGHT * values["progress"]
-        if data.future is not None and extra is not None:
+        if future is not None and extra is not None:
             values["image"] = mean(extra)
             total = total + config.replay * values["image"]
         elif extra is not None and retrieved is not None:

@@ -271,23 +271,33 @@ class ArvrmModel(nn.Module):
         Both expand to (B, F - 1, K, 3). For GR-1's recipe: of the next images, (B, F - 1, 1), and no mask.
         """
         if self.config.objective == "images":
-            return self._image_errors(self._read(clips, None)[:, :-1, None], clips.images[:, 1:, None]), None
+            images = clips.images[:, :, None]  # (B, F, 1, I, w)
+            return self._image_errors(self._read(clips, None)[:, :-1, None], images[:, :-1], images[:, 1:]), None
         seen = (clips.keypoints[:, 1:, :, 3] * clips.keypoints[:, :-1, :, 3])[..., None]  # (B, F - 1, K, 1)
         return (self.next_keypoints(clips) - clips.keypoints[:, 1:, :, :3]) ** 2, seen
 
-    def _image_errors(self, out: Tensor, images: Tensor) -> Tensor:
-        """GR-1: mean squared errors (...) of images to come (..., I, w), predicted from (..., d) as features."""
-        if images.shape[-2] != TARGET_TOKENS:
-            side = round((images.shape[-2] - 1) ** 0.5)
-            patches = images[..., 1:, :].transpose(-1, -2).unflatten(-1, (side, side)).flatten(0, -4)  # (A, w, s, s)
-            pooled = F.adaptive_avg_pool2d(patches, 3).flatten(2).transpose(1, 2).unflatten(0, images.shape[:-2])
-            images = torch.cat([images[..., :1, :], pooled], -2)  # (..., 10, w)
-        return ((self.image_head(out).unflatten(-1, images.shape[-2:]) - images) ** 2).mean((-1, -2))
+    def _image_errors(self, out: Tensor, now: Tensor, later: Tensor) -> Tensor:
+        """GR-1: mean squared errors (...) of later images (..., I, w), predicted from (..., d) as features.
+
+        Like the keypoint head, the image head predicts the change.
+        """
+        change = later - now
+        if change.shape[-2] != TARGET_TOKENS:
+            side = round((change.shape[-2] - 1) ** 0.5)
+            patches = change[..., 1:, :].transpose(-1, -2).unflatten(-1, (side, side)).flatten(0, -4)  # (A, w, s, s)
+            pooled = F.adaptive_avg_pool2d(patches, 3).flatten(2).transpose(1, 2).unflatten(0, change.shape[:-2])
+            change = torch.cat([change[..., :1, :], pooled], -2)  # (..., 10, w)
+        return ((self.image_head(out).unflatten(-1, change.shape[-2:]) - change) ** 2).mean((-1, -2))
 
     # Robot
 
     def forward(
-        self, text: Tensor, seen: Seen, state: Tensor, retrieved: Retrieved | None, future: Tensor | None = None
+        self,
+        text: Tensor,
+        seen: Seen,
+        state: Tensor,
+        retrieved: Retrieved | None,
+        future: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Robot steps to action chunks.
 
@@ -296,7 +306,7 @@ class ArvrmModel(nn.Module):
             seen: of the robot's images, by :meth:`see`.
             state: (B, T, S).
             retrieved: the clips' features, or None.
-            future: (B, T, C, I, w) images some steps later, for GR-1's loss in training.
+            future: the images (B, T, C, I, w) of now and of some steps later, for GR-1's loss in training.
 
         Returns:
             Chunks (B, T, N, 7), progress logits (B, T), and in training a third: the later state (B, T, J, S) that
@@ -314,7 +324,7 @@ class ArvrmModel(nn.Module):
             hint, extra = self._hint(asked, f_s, retrieved)
             parts.append(hint)
         if future is not None:
-            extra = self._image_errors(out[:, :, None] + self.camera[:-1], future)
+            extra = self._image_errors(out[:, :, None] + self.camera[:-1], *future)
         raw = self.action_head(torch.cat(parts, -1))  # (B, T, N 7 + 1)
         return raw[..., :-1].unflatten(-1, (self.config.chunk, ACTION)), raw[..., -1], extra
 
