@@ -22,6 +22,7 @@ COMMANDS = {
     "pretrain": "pretrain the keypoint model on human clips",
     "finetune": "fine-tune the policy on robot episodes",
     "evaluate": "roll a policy out in the simulator and count successes",
+    "explain": "draw the analogy map of a checkpoint and say what drives the gripper",
 }
 
 
