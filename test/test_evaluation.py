@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from scripted_policy import ScriptedPolicy
 
 from arvrm_ros.cli import main
 from arvrm_ros.contract import load_contract
+from arvrm_ros.errors import DataError
 from arvrm_ros.evaluation.rollout import Retriever, Trial, roll_out, trials, wilson
 from arvrm_ros.policies import load_policy
 from arvrm_ros.resources import resource
@@ -36,6 +38,28 @@ def test_the_shipped_policy_does_most_of_a_few_tasks():
     outcomes = [roll_out(tabletop, policy, retrieve, trial, max_steps=80) for trial in chosen]
     assert sum(outcome.success for outcome in outcomes) >= 3, outcomes
     assert all(outcome.retrieved_right is not None for outcome in outcomes)
+
+
+def test_the_retrieval_is_told_the_trials_task_and_the_database_must_fit(tmp_path):
+    class Heard:
+        def __init__(self):
+            self.tasks = []
+
+        def __call__(self, instruction, image, count, task=""):
+            self.tasks.append(task)
+            return []
+
+    tabletop, heard = Tabletop(load_contract("tabletop")), Heard()
+    policy = ScriptedPolicy(tabletop)
+    policy.retrieves = 2
+    outcome = roll_out(tabletop, policy, heard, Trial("turn_on_led", "A", EVALUATION_SEEDS + 1), max_steps=60)
+    tabletop.close()
+    assert heard.tasks == ["turn_on_led"]
+    assert outcome.success
+    assert outcome.retrieved_right is None
+    foreign = MotionDatabase.create(tmp_path / "foreign.lance", {"image_encoder": "0123456789abcdef"})
+    with pytest.raises(DataError, match="was made with another image encoder"):
+        Retriever(foreign)
 
 
 def test_trials_cover_all_tasks_and_use_seeds_of_their_own():

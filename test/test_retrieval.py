@@ -109,6 +109,51 @@ def test_language_weight_and_modes(database: MotionDatabase) -> None:
         searcher.search(language[:7], visual, 3)
 
 
+def test_modes_that_are_told_the_task(tmp_path: Path) -> None:
+    database = MotionDatabase.create(tmp_path / "tasks.lance")
+    clips = [make_clip(i) for i in range(12)]
+    for clip, task in zip(clips, ("open_drawer", "turn_on_led", "lift_red_block", "") * 3, strict=True):
+        clip.task = task
+    database.add(clips)
+    searcher = MotionSearch(database)
+    wrong: set[str] = set()
+    for seed in range(30):
+        language = unit(np.random.default_rng(seed).normal(size=16))
+        visual = clips[seed % 12].visual
+        ranked = searcher.search(language, visual, 12).motions
+        right = searcher.search(language, visual, 2, "oracle_task", "turn_on_led").motions
+        expected = [m for m in ranked if m.clip.task == "turn_on_led"][:2]
+        assert [(m.clip.clip_id, m.score) for m in right] == [(m.clip.clip_id, m.score) for m in expected]
+        other = searcher.search(language, visual, 9, "wrong_task", "turn_on_led").motions
+        (task,) = {m.clip.task for m in other}
+        assert task in ("open_drawer", "lift_red_block")
+        assert [m.clip.clip_id for m in other] == [m.clip.clip_id for m in ranked if m.clip.task == task]
+        again = MotionSearch(database).search(language, clips[0].visual, 9, "wrong_task", "turn_on_led").motions
+        assert {m.clip.task for m in again} == {task}, "another task for the same instruction"
+        wrong.add(task)
+    assert wrong == {"open_drawer", "lift_red_block"}
+    for task, message in (
+        ("", "was not told the true task"),
+        ("dance", "no clip of task 'dance'; the database has lift"),
+    ):
+        for mode in ("oracle_task", "wrong_task"):
+            with pytest.raises(DataError, match=message):
+                searcher.search(language, visual, 2, mode, task)
+
+
+def test_modes_that_are_told_the_task_need_clips_that_tell_theirs(database: MotionDatabase, tmp_path: Path) -> None:
+    language, visual = database.clips()[1].language, database.clips()[4].visual
+    assert len(MotionSearch(database).search(language, visual, 9, "oracle_task", "open_drawer").motions) == 6
+    with pytest.raises(DataError, match="all clips of the database show open_drawer"):
+        MotionSearch(database).search(language, visual, 3, "wrong_task", "open_drawer")
+    unknown = make_clip(0)
+    unknown.task = ""
+    foreign = MotionDatabase.create(tmp_path / "foreign.lance")
+    foreign.add([unknown])
+    with pytest.raises(DataError, match="needs clips whose task is known"):
+        MotionSearch(foreign).search(language, visual, 3, "oracle_task", "open_drawer")
+
+
 def test_empty_database_answers_with_nothing(tmp_path: Path) -> None:
     database = MotionDatabase.create(tmp_path / "empty.lance")
     assert len(MotionDatabase.open(database.uri)) == 0

@@ -1,44 +1,81 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""``arvrm evaluate``: roll a policy out in the simulator and count successes."""
+"""``arvrm evaluate``: roll a policy out in the simulator, on single tasks or on chains of five, and count successes."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arvrm_ros.errors import ArvrmError
+from arvrm_ros.retrieval.search import MODES
+
+if TYPE_CHECKING:
+    from arvrm_ros.contract import RobotContract
+    from arvrm_ros.evaluation.rollout import EvaluationOptions
+
+CHAIN_STEPS, EPISODE_STEPS = 360, 120
+CHAIN_OPTIONS = ("rows", "videos", "plot")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument("--env", choices=["tabletop"], default="tabletop", help="where to evaluate")
-    parser.add_argument("--episodes", type=int, default=50, help="rollouts, over all tasks and variants in turn")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--episodes", type=int, default=50, help="single tasks, over all tasks and variants in turn")
+    what.add_argument("--chains", type=int, help="chains of five instructions without a reset, as in CALVIN")
     parser.add_argument("--seed", type=int, default=1000, help="of the scenes; collection never uses the same ones")
     parser.add_argument("--checkpoint", default="", help="folder or shipped name; the shipped default if empty")
     parser.add_argument("--database", default="", help="human-motion database; the shipped one if empty")
-    parser.add_argument("--retrieval", choices=["database", "random", "none"], default="database", help="ablation")
+    parser.add_argument(
+        "--retrieval",
+        choices=MODES,
+        default=MODES[0],
+        help="which clips: the search's, or as ablations blindly drawn ones, none, the best of the true task, the best "
+        "of a wrong one",
+    )
     parser.add_argument("--held-out", action="store_true", help="use paraphrases that training never saw")
-    parser.add_argument("--variants", default="ABCD", help="looks of the table to use")
-    parser.add_argument("--max-steps", type=int, default=120, help="control steps per episode")
+    parser.add_argument("--variants", help="looks of the table to use, in turn (default: ABCD; D for chains)")
+    parser.add_argument(
+        "--max-steps",
+        type=int,
+        help=f"control steps per instruction (default: {EPISODE_STEPS}; {CHAIN_STEPS} for chains)",
+    )
     parser.add_argument("--robot", default="tabletop", help="contract: a name in config/robots, or a YAML file")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--json", type=Path, help="write success_rate and a row per episode to this file")
+    parser.add_argument("--json", type=Path, help="write the figures and a row per episode or chain to this file")
+    parser.add_argument("--rows", type=Path, help="chains: keep outcomes in this file as they come, and go on from it")
+    parser.add_argument("--videos", type=Path, help="chains: film some successes and all kinds of failure, to a folder")
+    parser.add_argument("--plot", type=Path, help="chains: draw the success of 1 to 5 in a row to this PNG file")
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates and prints a table."""
     from arvrm_ros.contract import load_contract
-    from arvrm_ros.evaluation.rollout import EvaluationOptions, evaluate, save_rows, trials
+    from arvrm_ros.evaluation.rollout import EvaluationOptions
     from arvrm_ros.resources import resource
 
+    steps = args.max_steps or (EPISODE_STEPS if args.chains is None else CHAIN_STEPS)
     database = args.database or str(resource("checkpoints", "human_motions.lance"))
-    options = EvaluationOptions(args.checkpoint, database, args.retrieval, args.max_steps)
-    chosen = trials(args.episodes, args.seed, args.variants, args.held_out)
-    summary, outcomes = evaluate(load_contract(args.robot), options, chosen, args.workers)
-    print(f"{'kind':10}{'episodes':>10}{'success':>10}   95 % interval")
-    for kind, row in [*summary["kinds"].items(), ("all", summary | {"episodes": len(outcomes)})]:
-        low, high = row["interval"]
-        print(f"{kind:10}{row['episodes']:>10}{row['success_rate']:>10.2f}   {low:.2f} to {high:.2f}")
+    options = EvaluationOptions(args.checkpoint, database, args.retrieval, steps)
+    contract = load_contract(args.robot)
+    if args.chains is not None:
+        _run_chains(args, contract, options)
+        return 0
+    if given := [f"--{name}" for name in CHAIN_OPTIONS if getattr(args, name) is not None]:
+        raise ArvrmError(f"{', '.join(given)} need --chains")
+    _run_episodes(args, contract, options)
+    return 0
+
+
+def _run_episodes(args: argparse.Namespace, contract: RobotContract, options: EvaluationOptions) -> None:
+    from arvrm_ros.evaluation.rollout import evaluate, save_rows, trials
+
+    chosen = trials(args.episodes, args.seed, args.variants or "ABCD", args.held_out)
+    summary, outcomes = evaluate(contract, options, chosen, args.workers)
+    _print_kinds({**summary["kinds"], "all": summary | {"episodes": len(outcomes)}}, "episodes")
     if "retrieved_right" in summary:
         print(f"retrieved clips of the right task: {summary['retrieved_right']:.2f}")
     for outcome in outcomes:
@@ -47,4 +84,48 @@ def run(args: argparse.Namespace) -> int:
             print(f"failed: {outcome.task} ({outcome.instruction!r}, {outcome.variant}, seed {outcome.seed}{refused})")
     if args.json:
         save_rows(args.json, summary, outcomes)
-    return 0
+
+
+def _run_chains(args: argparse.Namespace, contract: RobotContract, options: EvaluationOptions) -> None:
+    from dataclasses import asdict
+
+    from arvrm_ros.evaluation.chains import draw_chains, evaluate_chains, plot_success, summarise
+    from arvrm_ros.files import write_json
+    from arvrm_ros.policies import checkpoint_folder, read_header
+
+    read_header(checkpoint_folder(options.checkpoint))  # before the chains are drawn, which takes a while
+    variants = args.variants or "D"
+    chains = draw_chains(contract, args.chains, args.seed, variants, args.held_out, args.workers)
+    outcomes = evaluate_chains(contract, options, chains, args.workers, args.rows, args.videos)
+    summary = summarise(outcomes)
+    _print_kinds(summary["kinds"], "tried")
+    print()
+    _print_chains(summary)
+    if summary["retrieved_right"] is not None:
+        print(f"retrieved clips of the right task: {summary['retrieved_right']:.2f}")
+    if summary["failed_tasks"]:
+        print("chains ended at: " + ", ".join(f"{task} {count}" for task, count in summary["failed_tasks"].items()))
+    if args.json:
+        settings = {"seed": args.seed, "variants": variants, "held_out": args.held_out, "robot": args.robot}
+        rows = [asdict(outcome) for outcome in outcomes]
+        write_json(args.json, {"options": asdict(options) | settings, **summary, "outcomes": rows})
+    if args.plot:
+        plot_success(args.plot, summary, f"{summary['chains']} chains, average length {summary['average_length']:.2f}")
+
+
+def _print_kinds(kinds: dict[str, Any], count: str) -> None:
+    print(f"{'kind':10}{count:>10}{'success':>10}   95 % interval")
+    for kind, row in kinds.items():
+        low, high = row["interval"]
+        print(f"{kind:10}{row[count]:>10}{row['success_rate']:>10.2f}   {low:.2f} to {high:.2f}")
+
+
+def _print_chains(summary: dict[str, Any]) -> None:
+    """As the papers' tables have it: 1 to 5 tasks in a row, and the average length."""
+    columns = len(summary["success"])
+    print(f"{summary['chains']} chains{'':8}" + "".join(f"{k:>8}" for k in range(1, columns + 1)) + "   avg len")
+    ends = zip(*summary["success_intervals"], strict=True)
+    lengths = (summary["average_length"], *summary["average_length_interval"])
+    labels = ("in a row", "95 % from", "95 % to")
+    for label, shares, length in zip(labels, [summary["success"], *ends], lengths, strict=True):
+        print(f"{label:15}" + "".join(f"{share:8.3f}" for share in shares) + f"{length:10.2f}")

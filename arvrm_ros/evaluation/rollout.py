@@ -4,20 +4,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from arvrm_ros.contract import RobotContract
-from arvrm_ros.errors import MotionRefused
+from arvrm_ros.data.types import RetrievedMotion
+from arvrm_ros.errors import ArvrmError, MotionRefused
 from arvrm_ros.files import write_json
 from arvrm_ros.motion.executor import ChunkExecutor
 from arvrm_ros.perception.image_encoder import ImageEncoder
 from arvrm_ros.perception.text_encoder import TextEncoder
-from arvrm_ros.policies import Policy, load_policy
+from arvrm_ros.policies import Policy, PolicyError, checkpoint_folder, load_policy, read_header
+from arvrm_ros.retrieval.building import check_encoders, encoder_fingerprints
 from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.retrieval.search import MotionSearch
 from arvrm_ros.simulation.demonstrations import EVALUATION_SEEDS
@@ -49,7 +54,7 @@ class Outcome:
 
     Attributes:
         steps: control steps until success or the end.
-        refused: chunks the executor refused; ``reason`` is the last one's.
+        refused: chunks the executor refused; ``reason`` is the last one's, or why the policy gave none.
         retrieved_right: share of the retrieved clips that show the same task; None without retrieval.
     """
 
@@ -65,57 +70,113 @@ class Outcome:
     retrieved_right: float | None = None
 
 
+@dataclass
+class Attempt:
+    """What came of one instruction; see :class:`Outcome`."""
+
+    success: bool
+    steps: int
+    refused: int = 0
+    reason: str = ""
+    retrieved_right: float | None = None
+
+
 class Retriever:
-    """Answers queries as the retrieval node does, without ROS."""
+    """Answers queries as the retrieval node does, without ROS.
 
-    def __init__(self, database: MotionDatabase, mode: str = "database") -> None:
-        self._search = MotionSearch(database)
-        self._images, self._texts, self._mode = ImageEncoder.load(), TextEncoder(), mode
+    Args:
+        database: of human clips.
+        mode: one of ``retrieval.search.MODES``.
+        image_encoder: weights of the encoder the database was made with; None for the shipped ones.
 
-    def __call__(self, instruction: str, image: np.ndarray, count: int) -> list:
-        """The best clips for an instruction and the static camera's image (H, W, 3)."""
-        visual = self._images.visual_feature(self._images.encode(image[None]))
-        return self._search.search(self._texts.encode([instruction])[0], visual, count, self._mode).motions
-
-
-def roll_out(tabletop: Tabletop, policy: Policy, retrieve: Retriever | None, trial: Trial, max_steps: int) -> Outcome:
-    """Lets the policy try one task. It sees images, joint states and the instruction; the oracle alone judges.
-
-    A new chunk is predicted at every step and takes over from the one before it, as in the nodes.
+    Raises:
+        DataError: the database was made with other encoders.
     """
-    task = TASKS[trial.task]
-    rng = np.random.default_rng(trial.seed)
-    instruction = str(rng.choice(task.held_out if trial.held_out else task.instructions))
-    tabletop.reset(trial.seed, trial.task, trial.variant)
-    start = tabletop.state()
-    outcome = Outcome(trial.task, task.kind, trial.variant, trial.seed, instruction, False, max_steps)
-    policy.reset(instruction)
-    observation = tabletop.observation()
-    if retrieve is not None and policy.retrieves:
-        motions = retrieve(instruction, next(iter(observation.images.values())), policy.retrieves)
-        policy.set_retrieved(motions)
-        if motions:
-            outcome.retrieved_right = float(np.mean([motion.clip.task == trial.task for motion in motions]))
+
+    def __init__(self, database: MotionDatabase, mode: str = "database", image_encoder: Path | None = None) -> None:
+        check_encoders(database, encoder_fingerprints(image_encoder))
+        self._search = MotionSearch(database)
+        self._images, self._texts, self._mode = ImageEncoder.load(image_encoder), TextEncoder(), mode
+
+    def __call__(self, instruction: str, image: np.ndarray, count: int, task: str = "") -> list[RetrievedMotion]:
+        """The best clips for an instruction and the static camera's image (H, W, 3).
+
+        Args:
+            task: id of the true task; only the modes that are told it look at it.
+        """
+        visual = self._images.visual_feature(self._images.encode(image[None]))
+        return self._search.search(self._texts.encode([instruction])[0], visual, count, self._mode, task).motions
+
+
+def at_rest(tabletop: Tabletop) -> ChunkExecutor:
+    """A new executor that holds the arm where it is."""
     executor = ChunkExecutor(tabletop.contract)
     executor.reset(tabletop.joint_positions, tabletop.gripper, tabletop.time)
+    return executor
+
+
+def follow(
+    tabletop: Tabletop,
+    executor: ChunkExecutor,
+    policy: Policy,
+    retrieve: Retriever | None,
+    task: str,
+    instruction: str,
+    max_steps: int,
+    watch: Callable[[], None] = lambda: None,
+) -> Attempt:
+    """Lets the policy follow one instruction, from the state that scene, arm and executor are in.
+
+    It sees images, joint states and the instruction; the oracle alone judges. A new chunk is predicted at every step
+    and takes over from the one before it, as in the nodes. A policy that fails has failed the task.
+
+    Args:
+        task: id of what the instruction asks for; for the oracle and the retrieval's ablations.
+        max_steps: control steps until it counts as failed.
+        watch: called after each control step.
+    """
+    start = tabletop.state()
+    policy.reset(instruction)
+    observation = tabletop.observation()
+    attempt = Attempt(False, max_steps)
+    if retrieve is not None and policy.retrieves:
+        motions = retrieve(instruction, next(iter(observation.images.values())), policy.retrieves, task)
+        policy.set_retrieved(motions)
+        if motions:
+            attempt.retrieved_right = float(np.mean([motion.clip.task == task for motion in motions]))
     period = tabletop.contract.action.step_period
     cycles, arrival = round(period / CYCLE), round(LATENCY / CYCLE)
     for step in range(max_steps):
-        chunk = policy.predict_chunk(tabletop.observation() if step else observation)
+        try:
+            chunk = policy.predict_chunk(tabletop.observation() if step else observation)
+        except PolicyError as error:
+            attempt.steps, attempt.reason = step, str(error)
+            break
         for cycle in range(cycles):
             if cycle == arrival:
                 try:
                     executor.accept(chunk, tabletop.time)
                 except MotionRefused as refusal:
-                    outcome.refused, outcome.reason = outcome.refused + 1, str(refusal)
+                    attempt.refused, attempt.reason = attempt.refused + 1, str(refusal)
             executor.measured(tabletop.joint_positions, tabletop.gripper, tabletop.time)
             command = executor.step(tabletop.time)
             tabletop.command(command.positions, command.gripper)
             tabletop.advance(CYCLE)
-        if task.succeeded(start, tabletop.state()):
-            outcome.success, outcome.steps = True, step + 1
+        watch()
+        if TASKS[task].succeeded(start, tabletop.state()):
+            attempt.success, attempt.steps = True, step + 1
             break
-    return outcome
+    return attempt
+
+
+def roll_out(tabletop: Tabletop, policy: Policy, retrieve: Retriever | None, trial: Trial, max_steps: int) -> Outcome:
+    """Resets the scene and lets the policy try one task; see :func:`follow`."""
+    task = TASKS[trial.task]
+    rng = np.random.default_rng(trial.seed)
+    instruction = str(rng.choice(task.held_out if trial.held_out else task.instructions))
+    tabletop.reset(trial.seed, trial.task, trial.variant)
+    attempt = follow(tabletop, at_rest(tabletop), policy, retrieve, trial.task, instruction, max_steps)
+    return Outcome(trial.task, task.kind, trial.variant, trial.seed, instruction, **asdict(attempt))
 
 
 def trials(episodes: int, seed: int, variants: str = "".join(VARIANTS), held_out: bool = False) -> list[Trial]:
@@ -139,23 +200,99 @@ class EvaluationOptions:
     max_steps: int = 120
 
 
-_worker: tuple[Tabletop, Policy, Retriever | None] | None = None
+@dataclass
+class Setup:
+    """What a process that evaluates has loaded."""
+
+    options: EvaluationOptions
+    tabletop: Tabletop
+    policy: Policy
+    retrieve: Retriever | None
 
 
-def _one(contract: RobotContract, options: EvaluationOptions, trial: Trial) -> Outcome:
-    global _worker  # simulator, policy and database are loaded once per process
-    if _worker is None:
+def set_up(contract: RobotContract, options: EvaluationOptions) -> Setup:
+    """Loads simulator, policy and retrieval.
+
+    The retrieval's image encoder is the one beside the checkpoint, or else the shipped one.
+
+    Raises:
+        CheckpointError: see :func:`arvrm_ros.policies.load_policy`.
+        DataError: the database is missing, damaged, or made with other encoders.
+    """
+    policy = load_policy(options.checkpoint, contract)
+    retrieve = None
+    if options.mode != "none" and policy.retrieves:
+        own_encoder = checkpoint_folder(options.checkpoint) / "image_encoder.safetensors"
+        encoder = own_encoder if own_encoder.is_file() else None
+        retrieve = Retriever(MotionDatabase.open(options.database), options.mode, encoder)
+    return Setup(options, Tabletop(contract), policy, retrieve)
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def for_each(
+    work: Callable[[Setup, Item], Result],
+    contract: RobotContract,
+    options: EvaluationOptions,
+    items: Sequence[Item],
+    workers: int,
+) -> Iterator[tuple[int, Result]]:
+    """Does ``work`` on all items in processes with one thread each; yields (index, result) as they finish.
+
+    One worker means this process: nothing is started. On an error the work not yet begun is dropped.
+
+    Args:
+        work: a function of a module, or a ``partial`` of one; what it returns must not depend on earlier items.
+
+    Raises:
+        ArvrmError: of :func:`set_up`, of ``work``, or a process was killed.
+    """
+    if workers <= 1:
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in the workers: the number of threads changes the last digits
+        setup = set_up(contract, options)
+        try:
+            for index, item in enumerate(items):
+                yield index, work(setup, item)
+        finally:
+            setup.tabletop.close()
+            torch.set_num_threads(threads)
+        return
+    read_header(checkpoint_folder(options.checkpoint))  # where there is none, no process need start
+    with process_pool(min(workers, len(items))) as pool:
+        futures = {pool.submit(_one, work, contract, options, item): index for index, item in enumerate(items)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise ArvrmError(
+                "an evaluating process was ended from outside: short of memory? try fewer --workers"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_setup: Setup | None = None
+
+
+def _one(
+    work: Callable[[Setup, Item], Result], contract: RobotContract, options: EvaluationOptions, item: Item
+) -> Result:
+    global _setup  # simulator, policy and database are loaded once per process
+    if _setup is None:
         import torch
 
         torch.set_num_threads(1)
-        policy = load_policy(options.checkpoint, contract)
-        retrieve = (
-            Retriever(MotionDatabase.open(options.database), options.mode)
-            if options.mode != "none" and policy.retrieves
-            else None
-        )
-        _worker = Tabletop(contract), policy, retrieve
-    return roll_out(*_worker, trial, options.max_steps)
+        _setup = set_up(contract, options)
+    return work(_setup, item)
+
+
+def _try(setup: Setup, trial: Trial) -> Outcome:
+    return roll_out(setup.tabletop, setup.policy, setup.retrieve, trial, setup.options.max_steps)
 
 
 def evaluate(
@@ -166,21 +303,18 @@ def evaluate(
     Returns:
         A summary (success rate with its 95 % Wilson interval, overall and per kind of task), and the outcomes.
     """
-    load_policy(options.checkpoint, contract)  # a bad checkpoint is one message, not one per process
-    outcomes: list[Outcome] = []
-    with process_pool(workers) as pool:
-        futures = [pool.submit(_one, contract, options, trial) for trial in trials]
-        with tqdm(futures, unit="episode", desc="evaluating") as bar:
-            for future in bar:
-                outcomes.append(future.result())
-                bar.set_postfix(success=f"{np.mean([o.success for o in outcomes]):.2f}")
-    kinds = sorted({o.kind for o in outcomes})
+    done: dict[int, Outcome] = {}
+    with tqdm(total=len(trials), unit="episode", desc="evaluating") as bar:
+        for index, outcome in for_each(_try, contract, options, trials, workers):
+            done[index] = outcome
+            bar.set_postfix(success=f"{np.mean([o.success for o in done.values()]):.2f}")
+            bar.update()
+    outcomes = [done[index] for index in range(len(trials))]
     summary = {
-        "success_rate": float(np.mean([o.success for o in outcomes])),
-        "interval": wilson([o.success for o in outcomes]),
+        **rate([o.success for o in outcomes]),
         "kinds": {
-            kind: {"success_rate": float(np.mean(of_kind)), "interval": wilson(of_kind), "episodes": len(of_kind)}
-            for kind in kinds
+            kind: {**rate(of_kind), "episodes": len(of_kind)}
+            for kind in sorted({o.kind for o in outcomes})
             if (of_kind := [o.success for o in outcomes if o.kind == kind])
         },
         "options": asdict(options),
@@ -191,12 +325,17 @@ def evaluate(
     return summary, outcomes
 
 
-def wilson(successes: list[bool]) -> tuple[float, float]:
+def rate(successes: Sequence[bool]) -> dict[str, Any]:
+    """``success_rate`` and its 95 % ``interval`` (low, high)."""
+    return {"success_rate": float(np.mean(successes)), "interval": wilson(successes)}
+
+
+def wilson(successes: Sequence[bool]) -> tuple[float, float]:
     """95 % score interval of a success rate (Wilson 1927)."""
     n, p, z = len(successes), float(np.mean(successes)), 1.959964
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def save_rows(path: Path, summary: dict[str, Any], outcomes: list[Outcome]) -> None:

@@ -18,7 +18,6 @@ from rclpy.clock_type import ClockType
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from arvrm_ros.errors import DataError
 from arvrm_ros.msg import RetrievedMotions
 from arvrm_ros.nodes import qos
 from arvrm_ros.nodes.conversions import MessageError, message_to_image, retrieved_to_message, to_seconds
@@ -27,16 +26,16 @@ from arvrm_ros.nodes.parameters import Parameters, parameter
 from arvrm_ros.perception.image_encoder import ImageEncoder
 from arvrm_ros.perception.text_encoder import TextEncoder
 from arvrm_ros.resources import resource
-from arvrm_ros.retrieval.building import encoder_fingerprints
+from arvrm_ros.retrieval.building import check_encoders, encoder_fingerprints
 from arvrm_ros.retrieval.database import MotionDatabase
-from arvrm_ros.retrieval.search import HISTORY, LANGUAGE_WEIGHT, MODES, MotionSearch, SearchResult
+from arvrm_ros.retrieval.search import DEPLOYABLE_MODES, HISTORY, LANGUAGE_WEIGHT, MotionSearch, SearchResult
 
 
 @dataclass(frozen=True)
 class RetrievalParameters(Parameters):
     """Parameters of :class:`RetrievalNode`."""
 
-    mode: str = parameter("database", "how clips are chosen (random and none are ablations)", choices=MODES)
+    mode: str = parameter("database", "how clips are chosen (random and none are ablations)", choices=DEPLOYABLE_MODES)
     k: int = parameter(4, "clips retrieved", low=1, high=64)
     database: str = parameter("", "motion database, path or URI of a NAME.lance; empty for the shipped one")
     image_encoder: str = parameter("", "weights of the image encoder; empty for the shipped ones")
@@ -196,20 +195,6 @@ class RetrievalNode(ManagedNode):
                 return  # a newer one came meanwhile
         self._searches += 1
         self._motions.publish(retrieved_to_message(result.motions, instruction, params.mode, result.confidence, stamp))
-
-
-def check_encoders(database: MotionDatabase, present: dict[str, str]) -> None:
-    """Checks that a database was made with the present encoders.
-
-    Raises:
-        DataError: its features and a query's could not be compared.
-    """
-    for name, fingerprint in database.features.items():
-        if present.get(name, fingerprint) != fingerprint:
-            raise DataError(
-                f"the motion database {database.uri} was made with another {name.replace('_', ' ')} ({fingerprint}, "
-                f"here {present[name]}): build it again with `arvrm db build`"
-            )
 
 
 def main() -> int:

@@ -168,6 +168,20 @@ def encoder_fingerprints(image_encoder: Path | None = None) -> dict[str, str]:
     return {"image_encoder": digest[:16], "text_encoder": "all-MiniLM-L6-v2"}
 
 
+def check_encoders(database: MotionDatabase, present: dict[str, str]) -> None:
+    """Checks that a database was made with the present encoders.
+
+    Raises:
+        DataError: its features and a query's could not be compared.
+    """
+    for name, fingerprint in database.features.items():
+        if present.get(name, fingerprint) != fingerprint:
+            raise DataError(
+                f"the motion database {database.uri} was made with another {name.replace('_', ' ')} ({fingerprint}, "
+                f"here {present[name]}): build it again with `arvrm db build`"
+            )
+
+
 def _process(folders: list[Path], options: BuildOptions, workers: int) -> Iterator[tuple[HumanClip, bytes] | str]:
     if not folders:
         return

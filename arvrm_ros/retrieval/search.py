@@ -23,11 +23,14 @@ HISTORY = 10
 
 LANGUAGE_WEIGHT = 100.0
 """Factor of the language term. The paper's score has 1: over T = 10 frames the pictures then outweigh the words
-tenfold, and with the small image encoder few of the best clips show the asked-for task (figures: docs/results.md).
+tenfold, and with the small image encoder few of the best clips show the asked-for task (figures: docs/measurements.md).
 With 100 the pictures choose among clips of like captions."""
 
-MODES = ("database", "random", "none")
-"""Ablations: the search, clips drawn blindly, no clips."""
+DEPLOYABLE_MODES = ("database", "random", "none")
+"""What a robot can use: the search; and as ablations, clips drawn blindly and no clips."""
+
+MODES = (*DEPLOYABLE_MODES, "oracle_task", "wrong_task")
+"""All ablations; the last two must be told the true task: the best clips of that task, and of one other task."""
 
 # Best cosine between an instruction and the captions (all-MiniLM-L6-v2, the tabletop's tasks): held-out paraphrases
 # reach 0.69 to 0.97, instructions for something else 0.04 to 0.64. The middle counts as one half.
@@ -84,35 +87,58 @@ class MotionSearch:
         visual_scores = self._visual.reshape(len(self.clips), -1) @ query.ravel() / self.history
         return self._language @ _unit(language), visual_scores
 
-    def search(self, language: np.ndarray, visual: np.ndarray, k: int, mode: str = "database") -> SearchResult:
+    def search(
+        self, language: np.ndarray, visual: np.ndarray, k: int, mode: str = "database", task: str = ""
+    ) -> SearchResult:
         """The k best clips.
 
         Args:
             language: (d_l,) text feature of the instruction.
             visual: (t, d_o) image features of the history, oldest first.
-            k: clips wanted; fewer when the database has fewer.
-            mode: one of :data:`MODES`. Random clips still carry their scores, so that they can be compared.
+            k: clips wanted; fewer when the database, or the task, has fewer.
+            mode: one of :data:`MODES`. Clips of every mode carry their scores, so that they can be compared.
+            task: id of the true task, for ``oracle_task`` and ``wrong_task`` alone.
 
         Raises:
-            DataError: the features have other sizes than the database's, or the mode is unknown.
+            DataError: the features have other sizes than the database's, the mode is unknown, or it needs a task and
+                there is none, or no clip of it.
         """
         if mode not in MODES:
             raise DataError(f"unknown retrieval mode {mode!r}: use {', '.join(MODES)}")
+        eligible = np.arange(len(self.clips))
+        # Drawn from the query itself: the same question gets the same clips, in every process.
+        rng = np.random.default_rng(np.abs(language[:8] * 1e6).astype(np.uint32))
+        if mode not in DEPLOYABLE_MODES:
+            wanted = self._task(mode, task, rng)
+            eligible = np.flatnonzero([clip.task == wanted for clip in self.clips])
         if mode == "none" or not self.clips:
             return SearchResult([], 0.0)
         language_scores, visual_scores = self.scores(language, visual)
         total = self.language_weight * language_scores + self.history * visual_scores
         if mode == "random":
-            # Drawn from the query itself: the same question gets the same clips, in every process.
-            rng = np.random.default_rng(np.abs(language[:8] * 1e6).astype(np.uint32))
-            chosen = rng.permutation(len(total))[:k]
+            chosen = rng.permutation(eligible)[:k]
         else:
-            chosen = np.argsort(-total, kind="stable")[:k]
+            chosen = eligible[np.argsort(-total[eligible], kind="stable")[:k]]
         motions = [
             RetrievedMotion(self.clips[i], float(total[i]), float(language_scores[i]), float(visual_scores[i]))
             for i in chosen
         ]
         return SearchResult(motions, confidence(float(language_scores.max())))
+
+    def _task(self, mode: str, task: str, rng: np.random.Generator) -> str:
+        """The task whose clips are wanted: the true one, or any other."""
+        known = sorted({clip.task for clip in self.clips} - {""})
+        if not known:
+            raise DataError(f"retrieval mode {mode} needs clips whose task is known, as 'arvrm collect human' makes")
+        if task not in known:
+            problem = f"there is no clip of task {task!r}" if task else "it was not told the true task"
+            raise DataError(f"retrieval mode {mode}: {problem}; the database has {', '.join(known)}")
+        others = [other for other in known if other != task]
+        if mode == "oracle_task":
+            return task
+        if not others:
+            raise DataError(f"retrieval mode {mode}: all clips of the database show {task}")
+        return others[int(rng.integers(len(others)))]
 
 
 def search(database: MotionDatabase, language: np.ndarray, visual: np.ndarray, k: int) -> list[RetrievedMotion]:

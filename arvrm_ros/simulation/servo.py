@@ -37,10 +37,11 @@ class PoseServo:
         contract = self.tabletop.contract
         cycles = round(period / CYCLE)
         between = Slerp([0, cycles], Rotation.from_quat([self._quaternion, quaternion]))
+        turns = between(np.arange(1, cycles + 1)).as_quat()  # all at once: a call costs more than its arithmetic
         opening_per_cycle = contract.gripper.max_velocity * CYCLE / (contract.gripper.open - contract.gripper.closed)
-        for i in range(1, cycles + 1):
+        for i, turn in enumerate(turns, 1):
             point = self._position + (position - self._position) * i / cycles
-            self._joints = self.kinematics.inverse(point, between(i).as_quat(), self._joints, home_pull=0.01)
+            self._joints = self.kinematics.inverse(point, turn, self._joints, home_pull=0.01)
             self._gripper += float(np.clip(gripper - self._gripper, -opening_per_cycle, opening_per_cycle))
             self.tabletop.command(self._joints, self._gripper)
             self.tabletop.advance(CYCLE)

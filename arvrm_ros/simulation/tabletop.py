@@ -57,6 +57,8 @@ class Tabletop:
         self._v = [self.model.joint(ROBOT + name).dofadr[0] for name in joints]
         self._finger2 = self.model.joint(ROBOT + FINGER2).qposadr[0]
         self._measured_v = [*self._v, self.model.joint(ROBOT + FINGER2).dofadr[0]]
+        self._button = self.model.joint("button").qposadr[0]
+        self._switch = self.model.joint("switch").qposadr[0]
         self._tcp = self.model.body(ROBOT + self.contract.end_effector_frame).id
         fingers = [self.model.body(ROBOT + name).id for name in ("panda_leftfinger", "panda_rightfinger")]
         self._fingers = set(np.flatnonzero(np.isin(self.model.geom_bodyid, fingers)))
@@ -181,12 +183,12 @@ class Tabletop:
 
     def _fixtures(self) -> None:
         """The button toggles the LED once per press; the lever's side lights the bulb."""
-        depth = self.data.joint("button").qpos[0]
+        depth = self.data.qpos[self._button]
         if depth > 0.007 and not self._pressed:
             self._led, self._pressed = not self._led, True
         elif depth < 0.003:
             self._pressed = False
-        angle = self.data.joint("switch").qpos[0]
+        angle = self.data.qpos[self._switch]
         if abs(angle) > 0.2:
             self._bulb = bool(angle > 0)
 
