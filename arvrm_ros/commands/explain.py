@@ -12,7 +12,7 @@ from arvrm_ros.files import write_json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
-    parser.add_argument("checkpoint", nargs="?", default="", help="folder or shipped name; the shipped default if empty")
+    parser.add_argument("checkpoint", nargs="?", default="", help="folder or shipped name; the default one if empty")
     parser.add_argument("--out", type=Path, default=Path("out/map.png"), help="the picture: .png, .svg or .pdf")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--instruction", default="", help="for a conditional map: what the robot is told")

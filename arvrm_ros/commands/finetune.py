@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from arvrm_ros.resources import resource
     from arvrm_ros.retrieval.database import MotionDatabase
     from arvrm_ros.training.finetune import finetune
-    from arvrm_ros.training.loop import Schedule
+    from arvrm_ros.training.loop import Schedule, is_first
 
     figures = finetune(
         args.episodes,
@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         args.limit,
         args.variants,
     )
+    if not is_first():
+        return 0
     print(f"{args.out / 'checkpoint'}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
     if args.json:
         write_json(args.json, figures)

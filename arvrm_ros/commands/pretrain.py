@@ -26,11 +26,13 @@ def run(args: argparse.Namespace) -> int:
     """Trains and reports."""
     from arvrm_ros.policies.arvrm.configuration import load_config
     from arvrm_ros.retrieval.database import MotionDatabase
-    from arvrm_ros.training.loop import Schedule
+    from arvrm_ros.training.loop import Schedule, is_first
     from arvrm_ros.training.pretrain import pretrain
 
     schedule = Schedule(args.steps, args.learning_rate, seed=args.seed)
     figures = pretrain(MotionDatabase.open(args.database), args.out, load_config(args.policy), schedule, args.batch)
+    if not is_first():
+        return 0
     print("on clips left out: " + ", ".join(f"{k} {v:.2f}" for k, v in figures.items()))
     if args.json:
         write_json(args.json, figures)

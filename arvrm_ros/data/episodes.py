@@ -19,6 +19,7 @@ from arvrm_ros.files import replace_atomically
 
 FORMAT = 1
 JPEG_QUALITY = 95
+JPEG_START = b"\xff\xd8"
 
 
 @dataclass
@@ -113,7 +114,8 @@ def read_episode(path: Path) -> Episode:
     """Reads and checks an episode.
 
     Raises:
-        DataError: the file is missing, truncated, of another format, has arrays of different lengths, or not finite.
+        DataError: the file is missing, truncated, of another format, has arrays of different lengths, numbers that
+            are not finite, a camera without images, or frames that are no JPEG.
     """
     try:
         with np.load(path) as file:
@@ -143,9 +145,14 @@ def read_episode(path: Path) -> Episode:
     for camera, frames in images.items():
         if len(frames) != length:
             raise DataError(f"{path}: camera {camera} has {len(frames)} frames, stamp has {length}")
+        for step, frame in enumerate(frames):
+            if not frame.startswith(JPEG_START):
+                raise DataError(f"{path}: frame {step} of camera {camera} is not an image")
     if length == 0:
         raise DataError(f"{path}: the episode is empty")
     contract = contract_from_dict(header.pop("contract"), str(path))
+    if missing := [camera for camera in contract.observation.cameras if camera not in images]:
+        raise DataError(f"{path}: no images of camera {', '.join(missing)}")
     header.pop("format")
     return Episode(contract=contract, images=images, points=points, **header, **arrays)
 

@@ -21,7 +21,7 @@ from arvrm_ros.data.types import HAND_KEYPOINTS, ROBOT_COMPONENTS, HumanClip
 from arvrm_ros.errors import ArvrmError, CheckpointError, DataError
 from arvrm_ros.files import replace_atomically
 from arvrm_ros.perception.overlay import BONES, keypoint_color
-from arvrm_ros.policies import checkpoint_folder, load_policy, read_header
+from arvrm_ros.policies import DEFAULT_CHECKPOINT, checkpoint_folder, load_policy, read_header
 from arvrm_ros.policies.arvrm.policy import ArvrmPolicy
 from arvrm_ros.policies.arvrm.processor import clip_keypoints
 from arvrm_ros.retrieval.database import MotionDatabase
@@ -66,7 +66,7 @@ class Explanation:
     """A map and its figures.
 
     Attributes:
-        checkpoint: where it is from.
+        checkpoint: name or folder it is from.
         weights: (S, K) m, rows ``ROBOT_COMPONENTS``, columns ``HAND_KEYPOINTS``.
         instruction: what the map depends on; "" for a global one.
         effect: None without clips.
@@ -136,7 +136,7 @@ def explain(checkpoint: Path | str | None, database: MotionDatabase | None, inst
             raise DataError(f"{database.uri} is empty: build it with 'arvrm db build'")
         # Evenly over the database, which is ordered by task in parts.
         effect = measure_effect(policy, weights, [clips[i] for i in np.linspace(0, len(clips) - 1, CLIPS).astype(int)])
-    return Explanation(str(folder), weights, instruction, effect)
+    return Explanation(str(checkpoint or DEFAULT_CHECKPOINT), weights, instruction, effect)
 
 
 @torch.inference_mode()

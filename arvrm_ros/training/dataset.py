@@ -241,8 +241,8 @@ def _chunk_steps(length: int, chunk: int) -> np.ndarray:
 
 def _tokens(path: Path, episode: Episode, encoder: ImageEncoder) -> np.ndarray:
     """Image tokens (t, cameras, 1 + M, width) of an episode, from the cache or made now."""
-    if path.is_file():
-        return np.load(path).astype(np.float32)
+    if path.is_file() and len(tokens := np.load(path)) == len(episode):
+        return tokens.astype(np.float32)
     views = [
         encoder.encode(np.stack([episode.image(camera, step) for step in range(len(episode))]))
         for camera in episode.contract.observation.cameras

@@ -84,11 +84,12 @@ def finetune(
 
     def losses(rng: np.random.Generator) -> dict[str, torch.Tensor]:
         own = rank_slice(batch)
-        data = robot.batch(rng, batch, training).part(own, device())
-        retrieved = None
-        if features is not None:
-            without = rng.random((batch, 1)) < WITHOUT_CLIPS
-            retrieved = _choose(features, rng.permuted(data.clips, axis=1), config.retrieved, without[own])
+        data = robot.batch(rng, batch, training)
+        # All that is drawn is drawn for the whole batch, so that the processes' generators stay in step.
+        data.clips = rng.permuted(data.clips, axis=1)
+        without = rng.random((batch, 1)) < WITHOUT_CLIPS
+        data = data.part(own, device())
+        retrieved = None if features is None else _choose(features, data.clips, config.retrieved, without[own])
         seen = model.see(data.images + torch.randn_like(data.images) * TOKEN_NOISE)
         future = None if data.future is None else (data.images, data.future)
         chunk, progress, extra = model(data.text, seen, data.state, retrieved, future)

@@ -229,7 +229,7 @@ class _Record:
         scheduler: torch.optim.lr_scheduler.LambdaLR,
     ) -> None:
         """Adds a line to the log, then saves the state: the log never lacks a step that was saved."""
-        line = {name.removeprefix("train/").replace("/", "_"): round(value, 6) for name, value in figures.items()}
+        line = {name.removeprefix("train/").replace("/", "_"): float(f"{v:.7g}") for name, v in figures.items()}
         with self._writing():
             with (self.out / LOG).open("a", encoding="utf-8") as log:
                 log.write(json.dumps({"step": done} | line) + "\n")

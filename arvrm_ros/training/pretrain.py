@@ -84,4 +84,4 @@ def pretrain(
     if is_first():
         with replace_atomically(out / WEIGHTS) as partial:
             safetensors.torch.save_file({n: v.cpu().contiguous() for n, v in model.shared_state().items()}, partial)
-    return validate() | {"clips": len(order)}
+    return validate() | {"clips": len(order), "clips_without_motion": len(clips) - len(order)}
