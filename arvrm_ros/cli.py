@@ -23,6 +23,7 @@ COMMANDS = {
     "finetune": "fine-tune the policy on robot episodes",
     "evaluate": "roll a policy out in the simulator and count successes",
     "explain": "draw the analogy map of a checkpoint and say what drives the gripper",
+    "ablate": "run a whole study of trainings and evaluations, and write its report",
 }
 
 

@@ -13,10 +13,10 @@ from concurrent.futures import ProcessPoolExecutor
 def process_pool(workers: int) -> ProcessPoolExecutor:
     """A pool of ``workers`` fresh interpreters: threads and OpenGL contexts do not survive a fork."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_end_with_parent)
+    return ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=end_with_parent)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ends this process when its parent is gone; a killed parent would otherwise leave it waiting for work for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
