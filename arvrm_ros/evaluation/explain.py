@@ -89,6 +89,11 @@ class Explanation:
         return np.abs(self.weights - self.weights.mean(1, keepdims=True)).max(1) / START
 
     @property
+    def neutral(self) -> float:
+        """What the picture leaves white: the start while the weights are near it, 0 once they have left it."""
+        return START if np.abs(self.weights - START).mean() < np.abs(self.weights).mean() else 0.0
+
+    @property
     def faint(self) -> bool:
         """Whether training has hardly told keypoints apart."""
         return bool(self.contrast.max() < FAINT)
@@ -147,8 +152,8 @@ def measure_effect(policy: ArvrmPolicy, weights: np.ndarray, clips: list[HumanCl
         weights: (S, K).
         clips: with at least one frame each. A centimetre is taken from the palm's length in each frame.
     """
-    frames = np.concatenate([clip_keypoints(clip, policy.config.clip_frames) for clip in clips])
-    frames = torch.from_numpy(frames[frames[:, 0, 3] > 0])  # (A, K, 4), those where a hand was seen
+    all_frames = np.concatenate([clip_keypoints(clip, policy.config.clip_frames) for clip in clips])
+    frames = torch.from_numpy(all_frames[all_frames[:, 0, 3] > 0])  # (A, K, 4), those where a hand was seen
     if not len(frames):
         raise DataError("no hand was seen in the clips of the database: build it anew")
     rows = torch.from_numpy(np.concatenate([weights, np.full((1, K), START)])).to(frames)  # (S + 1, K)
@@ -289,8 +294,9 @@ def draw(explanation: Explanation, out: Path) -> None:
 
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise DataError(f"cannot draw {out}: use a name that ends in .png, .svg or .pdf")
-    limit = max(float(np.abs(explanation.weights).max()), START)
-    colors = ScalarMappable(Normalize(-limit, limit), COLORS)
+    neutral = explanation.neutral
+    limit = max(float(np.abs(explanation.weights - neutral).max()), START)
+    colors = ScalarMappable(Normalize(neutral - limit, neutral + limit), COLORS)
     figure = Figure(figsize=(13, 9), facecolor="white")
     heading = "Which keypoints of the human hand drive which part of the robot"
     figure.text(0.03, 0.95, heading, fontsize=17, color=INK)
@@ -302,12 +308,12 @@ def draw(explanation: Explanation, out: Path) -> None:
     table = (0.085, 0.53, 0.815, 0.305)
     _draw_table(figure.add_axes(table), explanation, colors)
     bar = figure.colorbar(colors, cax=figure.add_axes((0.915, table[1], 0.013, table[3])))
-    ticks = {-limit: _number(-limit), 0.0: "0", START: f"1/{K}, start"}
-    if limit > 1.1 * START:
-        ticks[limit] = _number(limit)
+    ticks = {value: _number(value) for value in (neutral - limit, neutral + limit)}
+    ticks = {value: text for value, text in ticks.items() if abs(value - START) > 0.1 * limit}
+    ticks |= {0.0: "0", START: f"1/{K}, start"}
     bar.set_ticks(list(ticks), labels=list(ticks.values()), fontsize=8, color=INK)
     bar.ax.axhline(START, color=INK, linewidth=1.5)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     for x, text in ((0.03, "The gripper's row on the hand"), (0.43, "The strongest keypoints of each component")):
         figure.text(x, 0.44, text, fontsize=13, color=INK)
     _draw_hand(figure.add_axes((0.03, 0.015, 0.36, 0.415)), explanation, colors)
@@ -320,15 +326,15 @@ def _number(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−")
 
 
-def _ink(colors: ScalarMappable, weight: float) -> str:
-    """Colour of a text on top of a weight's colour."""
-    red, green, blue, _ = colors.to_rgba(weight)  # type: ignore[misc]
-    return INK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+def _ink(color: np.ndarray) -> str:
+    """Colour of a text on top of an RGBA colour."""
+    return INK if color[:3] @ (0.3, 0.59, 0.11) > 0.5 else "white"
 
 
 def _draw_table(axes: Axes, explanation: Explanation, colors: ScalarMappable) -> None:
     weights = explanation.weights
-    axes.imshow(weights, cmap=colors.cmap, norm=colors.norm, aspect="auto")
+    shades = np.asarray(colors.to_rgba(weights))
+    axes.imshow(shades, aspect="auto")
     for edge in (0.5, *(4.5 + 4 * finger for finger in range(4))):
         axes.axvline(edge, color="white", linewidth=6)
     for edge in range(1, S):
@@ -337,10 +343,10 @@ def _draw_table(axes: Axes, explanation: Explanation, colors: ScalarMappable) ->
         strongest = explanation.strongest(s)
         for k in range(K):
             text = f"{100 * weights[s, k]:.1f}".replace("-0.0", "0.0").replace("-", "−")
-            axes.text(k, s, text, ha="center", va="center", fontsize=8.5, color=_ink(colors, weights[s, k]),
+            axes.text(k, s, text, ha="center", va="center", fontsize=8.5, color=_ink(shades[s, k]),
                       fontweight="bold" if k in strongest else "normal")  # fmt: skip
             if k in strongest:
-                axes.add_patch(Rectangle((k - 0.41, s - 0.42), 0.82, 0.84, fill=False, edgecolor=INK, linewidth=1.3))
+                axes.add_patch(Rectangle((k - 0.41, s - 0.42), 0.82, 0.84, fill=False, edgecolor=_ink(shades[s, k])))
     axes.set_yticks(range(S), ROBOT_COMPONENTS, fontsize=11, color=INK)
     axes.set_xticks(range(1, K), [name.split()[1] for name in HAND_KEYPOINTS[1:]], fontsize=8.5, color=MUTED)
     axes.xaxis.tick_top()
@@ -368,17 +374,21 @@ def _draw_hand(axes: Axes, explanation: Explanation, colors: ScalarMappable) -> 
         axes.plot(*bones.T, color=SKIN, linewidth=25, solid_capstyle="round", solid_joinstyle="round")
     for start, end in BONES:
         axes.plot(*HAND[[start, end]].T, color=EDGE, linewidth=1.6, zorder=2)
-    sizes = 30 + 600 * np.abs(weights) / max(float(np.abs(weights).max()), START / 2)
-    axes.scatter(*HAND.T, s=sizes, c=colors.to_rgba(weights), edgecolors=INK, linewidths=0.8, zorder=3)
+    off = np.abs(weights - explanation.neutral)
+    sizes = 30 + 600 * off / max(float(off.max()), START / 2)
+    x, y = HAND.T
+    axes.scatter(x, y, s=sizes, c=colors.to_rgba(weights), edgecolors=INK, linewidths=0.8, zorder=3)
     strongest = explanation.strongest(GRIPPER)
     for k in sorted({*strongest, *FINGERTIPS}):
         # The tips of the four fingers are named above them, the rest at the hand's nearer side.
         above, left = k in FINGERTIPS[1:], k < 9
-        shift = (0, 0.2) if above else (-0.18 if left else 0.18, 0)
+        right, up = (0, 0.2) if above else (-0.18 if left else 0.18, 0)
+        label = f"{HAND_KEYPOINTS[k]}\n{_number(weights[k])}"
         axes.text(
-            *(HAND[k] + shift), f"{HAND_KEYPOINTS[k]}\n{_number(weights[k])}", va="center", fontsize=8.5, color=INK,
+            x[k] + right, y[k] + up, label, va="center", fontsize=8.5, color=INK,
             ha="center" if above else "right" if left else "left", linespacing=1.1, zorder=4,
             fontweight="bold" if k in strongest else "normal",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
         )  # fmt: skip
 
 
@@ -386,16 +396,17 @@ def _draw_robot(axes: Axes, explanation: Explanation, colors: ScalarMappable) ->
     axes.set(xlim=(0, 11.6), ylim=(0.1, 6.9), aspect="equal", anchor="W")
     axes.axis("off")
     _draw_arm(axes)
+    shades = np.asarray(colors.to_rgba(explanation.weights))
     for s, name in enumerate(ROBOT_COMPONENTS):
         y = 6.4 - 0.95 * s
         axes.text(6.5, y, name, ha="right", va="center", fontsize=11, color=INK)
         for column, k in enumerate(explanation.strongest(s)):
-            weight = float(explanation.weights[s, k])
             x = 6.8 + 1.6 * column
             axes.add_patch(FancyBboxPatch((x, y - 0.33), 1.42, 0.66, boxstyle="round,pad=0,rounding_size=0.14",
-                                          facecolor=colors.to_rgba(weight), edgecolor=EDGE, linewidth=0.8))  # fmt: skip
-            axes.text(x + 0.71, y, f"{HAND_KEYPOINTS[k]}\n{_number(weight)}", ha="center", va="center", fontsize=8,
-                      linespacing=1.1, color=_ink(colors, weight))  # fmt: skip
+                                          facecolor=shades[s, k], edgecolor=EDGE, linewidth=0.8))  # fmt: skip
+            label = f"{HAND_KEYPOINTS[k]}\n{_number(explanation.weights[s, k])}"
+            axes.text(x + 0.71, y, label, ha="center", va="center", fontsize=8, linespacing=1.1,
+                      color=_ink(shades[s, k]))  # fmt: skip
 
 
 def _draw_arm(axes: Axes) -> None:
@@ -405,29 +416,34 @@ def _draw_arm(axes: Axes) -> None:
                                   edgecolor="none"))  # fmt: skip
     for width, color in ((19, EDGE), (16, METAL)):
         axes.plot(*joints.T, color=color, linewidth=width, solid_capstyle="round", solid_joinstyle="round")
-    axes.scatter(*joints[1:4].T, s=80, color="white", edgecolors=EDGE, linewidths=1.2, zorder=3)
+    axes.scatter(joints[1:4, 0], joints[1:4, 1], s=80, color="white", edgecolors=EDGE, linewidths=1.2, zorder=3)
     axes.add_patch(Rectangle((3.15, 4.25), 1.1, 0.32, facecolor=MUTED, edgecolor="none", zorder=3))
     for x, outside in ((3.25, -0.5), (4.15, 0.5)):
         axes.add_patch(Rectangle((x - 0.08, 3.5), 0.16, 0.8, facecolor=MUTED, edgecolor="none", zorder=3))
-        axes.annotate("", (x + 0.2 * outside, 3.8), (x + 1.3 * outside, 3.8),
-                      arrowprops={"arrowstyle": "->", "color": INK})  # fmt: skip
+        _arrow(axes, np.array([x + 1.3 * outside, 3.8]), np.array([x + 0.3 * outside, 3.8]), arrowstyle="->", color=INK)
     axes.text(4.45, 4.4, "gripper", fontsize=10, color=INK, va="center")
     origin = np.array([3.3, 1.1])
-    # Tip of each axis in the picture, and the half axes of the ellipse that turns about it.
-    for name, turn, tip, ellipse in (
-        ("x", "roll", (1.6, 0.0), (0.14, 0.36)),
-        ("z", "yaw", (0.0, 1.6), (0.36, 0.14)),
-        ("y", "pitch", (-1.1, 0.65), (0.16, 0.36)),
+    # Tip of each axis in the picture, the half axes of the ellipse that turns about it, and where its name goes.
+    for name, turn, tip, ellipse, beside in (
+        ("x", "roll", (1.6, 0.0), (0.14, 0.36), (0.0, -0.58)),
+        ("z", "yaw", (0.0, 1.6), (0.36, 0.14), (0.72, 0.0)),
+        ("y", "pitch", (-1.1, 0.65), (0.16, 0.36), (-0.35, -0.55)),
     ):
         along = np.array(tip) / np.hypot(*tip)
-        axes.annotate("", origin + tip, origin, arrowprops={"arrowstyle": "-|>", "color": INK, "linewidth": 1.6,
-                                                            "shrinkA": 0, "shrinkB": 0})  # fmt: skip
-        axes.text(*(origin + tip + 0.2 * along), name, fontsize=10, color=INK, ha="center", va="center")
+        _arrow(axes, origin, origin + tip, arrowstyle="-|>", color=INK, linewidth=1.6)
+        _label(axes, origin + tip + 0.2 * along, name, fontsize=10, color=INK)
         middle, angle = origin + 0.6 * np.array(tip), np.linspace(-0.3, 1.45, 40) * np.pi
         circle = np.stack([ellipse[0] * np.cos(angle), ellipse[1] * np.sin(angle)], 1)
         if name == "y":
             circle = circle @ np.array([[along[0], along[1]], [-along[1], along[0]]])
         axes.plot(*(middle + circle[:-2]).T, color=MUTED, linewidth=1.2)
-        axes.annotate("", middle + circle[-1], middle + circle[-3], arrowprops={"arrowstyle": "->", "color": MUTED})
-        away = {"x": (0.0, -0.58), "z": (0.72, 0.0), "y": (-0.35, -0.55)}[name]
-        axes.text(*(middle + away), turn, fontsize=9, color=MUTED, ha="center", va="center")
+        _arrow(axes, middle + circle[-3], middle + circle[-1], arrowstyle="->", color=MUTED)
+        _label(axes, middle + beside, turn, fontsize=9, color=MUTED)
+
+
+def _arrow(axes: Axes, start: np.ndarray, end: np.ndarray, **style: Any) -> None:
+    axes.annotate("", (end[0], end[1]), (start[0], start[1]), arrowprops={"shrinkA": 0, "shrinkB": 0, **style})
+
+
+def _label(axes: Axes, at: np.ndarray, text: str, **style: Any) -> None:
+    axes.text(at[0], at[1], text, ha="center", va="center", **style)
