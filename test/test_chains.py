@@ -24,6 +24,7 @@ from arvrm_ros.evaluation.chains import (
     draw_chains,
     evaluate_chains,
     expert_finishes,
+    plot_success,
     propose,
     read_rows,
     run_chain,
@@ -155,13 +156,14 @@ def test_the_expert_behind_a_policy_gets_far_through_the_same_loop(tabletop, dra
 def test_a_chain_ends_where_a_task_is_not_done_and_others_before_it_change_nothing(tabletop, drawn):
     chain = drawn[0]
     kind = TASKS[chain.tasks[1]].kind
-    other = run_chain(tabletop, ScriptedPolicy(tabletop, (kind,)), None, chain, max_steps=60)
-    again = run_chain(tabletop, ScriptedPolicy(tabletop, (kind,)), None, chain, max_steps=60)
+    other = run_chain(tabletop, ScriptedPolicy(tabletop, (kind,)), None, chain, max_steps=50)
+    run_chain(tabletop, ScriptedPolicy(tabletop), None, replace(drawn[1], variant="A"), max_steps=4)
+    again = run_chain(tabletop, ScriptedPolicy(tabletop, (kind,)), None, chain, max_steps=50)
     assert other == again
     assert other.completed == 1
-    assert other.steps[1:] == [60]
+    assert other.steps[1:] == [50]
     assert other.failed_kind == kind
-    assert other.failure == f"{chain.tasks[1]} not done in 60 steps"
+    assert other.failure == f"{chain.tasks[1]} not done in 50 steps"
 
 
 def test_refused_chunks_and_a_failing_policy_end_in_the_row(tabletop, drawn):
@@ -264,6 +266,13 @@ def test_bootstrap_interval_is_that_of_the_mean():
 # Films and the command
 
 
+@pytest.mark.parametrize("completed", [0, 5])
+@pytest.mark.parametrize("count", [1, 10, 30])
+def test_extreme_results_can_be_drawn(completed, count, tmp_path):
+    plot_success(tmp_path / "x.png", summarise([outcome(i, completed) for i in range(count)]), "x")
+    assert (tmp_path / "x.png").stat().st_size > 1000
+
+
 def test_some_successes_and_each_kind_of_failure_are_worth_filming():
     outcomes = [outcome(i, completed) for i, completed in enumerate((5, 5, 1, 5, 1, 5, 0, 2, 3))]
     # Chains 2 and 4 end at the button, 6 and 8 at the drawer, 7 at a push.
@@ -281,7 +290,7 @@ def test_captions_are_drawn_and_tell_the_outcome():
 
 
 def test_the_command_writes_figures_plot_and_films(scripted, drawn, tmp_path, capsys):
-    # One chain that is finished; one that ends at its first task.
+    # The second chain ends at its first task.
     first = [TASKS[chain.tasks[0]].kind for chain in drawn]
     scripted.unable = (first[1],)
     out, plot, films, rows = (tmp_path / name for name in ("x.json", "x.png", "films", "rows.jsonl"))
@@ -296,10 +305,10 @@ def test_the_command_writes_figures_plot_and_films(scripted, drawn, tmp_path, ca
     assert result["options"]["variants"] == "D"
     assert plot.read_bytes()[:4] == b"\x89PNG"
     assert len(read_rows(rows)) == 2
-    names = sorted(path.name for path in films.iterdir())
-    endings = [f"failed_{row_kind}" for row_kind in (first[1],)]
-    assert any(name == f"chain_0001_{endings[0]}.mp4" for name in names), names
-    frames, period = read_video(films / f"chain_0001_{endings[0]}.mp4")
+    names = [path.name for path in films.iterdir()]
+    assert not [name for name in names if name.startswith(".")], "an unfinished film was left behind"
+    assert f"chain_0001_failed_{first[1]}.mp4" in names
+    frames, period = read_video(films / f"chain_0001_failed_{first[1]}.mp4")
     assert frames.shape == (30 + module.VERDICT_STEPS, 360, 480, 3)
     assert period == pytest.approx(0.1)
 

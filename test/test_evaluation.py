@@ -3,6 +3,7 @@
 """The shipped checkpoint in the simulator, and the statistics of an evaluation."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from scripted_policy import ScriptedPolicy
 from arvrm_ros.cli import main
 from arvrm_ros.contract import load_contract
 from arvrm_ros.errors import DataError
-from arvrm_ros.evaluation.rollout import Retriever, Trial, roll_out, trials, wilson
+from arvrm_ros.evaluation import rollout
+from arvrm_ros.evaluation.rollout import EvaluationOptions, Retriever, Trial, roll_out, set_up, trials, wilson
 from arvrm_ros.policies import load_policy
 from arvrm_ros.resources import resource
+from arvrm_ros.retrieval.building import encoder_fingerprints
 from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.simulation.demonstrations import EVALUATION_SEEDS
 from arvrm_ros.simulation.tabletop import Tabletop
@@ -40,7 +43,7 @@ def test_the_shipped_policy_does_most_of_a_few_tasks():
     assert all(outcome.retrieved_right is not None for outcome in outcomes)
 
 
-def test_the_retrieval_is_told_the_trials_task_and_the_database_must_fit(tmp_path):
+def test_the_retrieval_is_told_the_trials_task():
     class Heard:
         def __init__(self):
             self.tasks = []
@@ -57,9 +60,30 @@ def test_the_retrieval_is_told_the_trials_task_and_the_database_must_fit(tmp_pat
     assert heard.tasks == ["turn_on_led"]
     assert outcome.success
     assert outcome.retrieved_right is None
-    foreign = MotionDatabase.create(tmp_path / "foreign.lance", {"image_encoder": "0123456789abcdef"})
-    with pytest.raises(DataError, match="was made with another image encoder"):
-        Retriever(foreign)
+
+
+def test_queries_are_encoded_as_the_database_was(tmp_path, monkeypatch):
+    """By the encoder beside the checkpoint, or else the shipped one; a database of a third is refused."""
+    contract = load_contract("tabletop")
+    policy = ScriptedPolicy(Tabletop(contract, render=False))
+    policy.retrieves = 2
+    loaded = []
+    monkeypatch.setattr(rollout, "load_policy", lambda checkpoint, contract: policy)
+    monkeypatch.setattr(rollout, "TextEncoder", lambda: None)
+    monkeypatch.setattr(rollout.ImageEncoder, "load", loaded.append)
+    own = tmp_path / "image_encoder.safetensors"
+    own.write_bytes(b"weights")
+    for name, features in (("own", encoder_fingerprints(own)), ("shipped", encoder_fingerprints()), ("third", None)):
+        uri = str(tmp_path / f"{name}.lance")
+        MotionDatabase.create(uri, features or {"image_encoder": "0123456789abcdef"})
+        options = EvaluationOptions(str(tmp_path), uri)
+        if features is None:
+            with pytest.raises(DataError, match="was made with another image encoder"):
+                set_up(contract, options)
+        else:
+            assert set_up(contract, options).retrieve is not None
+    assert loaded == [own, None]
+    assert set_up(contract, replace(options, mode="none")).retrieve is None
 
 
 def test_trials_cover_all_tasks_and_use_seeds_of_their_own():

@@ -38,7 +38,7 @@ from arvrm_ros.evaluation.rollout import (
 )
 from arvrm_ros.files import replace_atomically
 from arvrm_ros.motion.kinematics import Kinematics
-from arvrm_ros.policies import Policy, checkpoint_folder
+from arvrm_ros.policies import Policy, checkpoint_folder, read_header
 from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.simulation.chains import LENGTH, draw_chain
 from arvrm_ros.simulation.demonstrations import EVALUATION_SEEDS, MAX_STEPS
@@ -144,7 +144,7 @@ _tabletop: Tabletop | None = None
 
 
 def _draw(contract: RobotContract, seed: int, variants: str, held_out: bool, index: int) -> Chain:
-    global _tabletop  # the model is compiled once per process and variant
+    global _tabletop  # the model is compiled once per process, as long as the variant stays
     if _tabletop is None or _tabletop.contract != contract:
         _tabletop = Tabletop(contract, render=False)
     variant = variants[index % len(variants)]
@@ -246,7 +246,7 @@ def evaluate_chains(
 
     Raises:
         DataError: ``rows`` is damaged, or was made with other chains or options.
-        ArvrmError: see :func:`arvrm_ros.evaluation.rollout.for_each`.
+        ArvrmError: see :func:`arvrm_ros.evaluation.rollout.for_each`; a CheckpointError when there is no checkpoint.
     """
     done: dict[int, ChainOutcome] = {}
     if rows is not None:
@@ -344,10 +344,10 @@ def _append(path: Path, row: dict[str, Any]) -> None:
 
 def _made_with(options: EvaluationOptions) -> dict[str, Any]:
     """What decides the outcomes of given chains: names may stay the same while files change."""
-    weights = hashlib.sha256()
-    for file in sorted(checkpoint_folder(options.checkpoint).iterdir()):
-        if file.suffix in (".json", ".safetensors"):
-            weights.update(file.read_bytes())
+    folder = checkpoint_folder(options.checkpoint)
+    weights = hashlib.sha256(json.dumps(read_header(folder), sort_keys=True).encode())
+    for file in sorted(folder.glob("*.safetensors")):
+        weights.update(file.read_bytes())
     made_with = {"checkpoint": weights.hexdigest()[:16], "retrieval": options.mode, "max_steps": options.max_steps}
     if options.mode != "none":
         database = MotionDatabase.open(options.database)
@@ -416,10 +416,12 @@ def plot_success(path: Path, summary: dict[str, Any], title: str) -> None:
     axes = figure.add_subplot()
     places, success = np.arange(1, LENGTH + 1), np.array(summary["success"])
     low, high = np.array(summary["success_intervals"]).T
-    axes.errorbar(places, success, [success - low, high - success], fmt="o-", capsize=4)
+    lengths = np.maximum([success - low, high - success], 0.0)  # rounding may leave -1e-16, which matplotlib refuses
+    axes.errorbar(places, success, lengths, fmt="o-", capsize=4)
     for place, value in zip(places, success, strict=True):
         axes.annotate(f"{value:.2f}", (place, value), (6, 6), textcoords="offset points")
-    axes.set(xlabel="tasks in a row", ylabel="share of chains", ylim=(0, 1.05), xticks=places, title=title)
+    axes.set(xlabel="tasks in a row", ylabel="share of chains", xticks=places, title=title)
+    axes.set(xlim=(0.7, 5.5), ylim=(0, 1.05))
     axes.grid(alpha=0.3)
     with replace_atomically(path) as partial_file:
         FigureCanvasAgg(figure).print_png(partial_file)

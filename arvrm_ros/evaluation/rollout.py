@@ -213,7 +213,7 @@ class Setup:
 def set_up(contract: RobotContract, options: EvaluationOptions) -> Setup:
     """Loads simulator, policy and retrieval.
 
-    The retrieval's image encoder is the one beside the checkpoint, or else the shipped one.
+    The retrieval's image encoder is the one that the database was made with: the checkpoint's, or the shipped one.
 
     Raises:
         CheckpointError: see :func:`arvrm_ros.policies.load_policy`.
@@ -222,9 +222,10 @@ def set_up(contract: RobotContract, options: EvaluationOptions) -> Setup:
     policy = load_policy(options.checkpoint, contract)
     retrieve = None
     if options.mode != "none" and policy.retrieves:
-        own_encoder = checkpoint_folder(options.checkpoint) / "image_encoder.safetensors"
-        encoder = own_encoder if own_encoder.is_file() else None
-        retrieve = Retriever(MotionDatabase.open(options.database), options.mode, encoder)
+        database = MotionDatabase.open(options.database)
+        own = checkpoint_folder(options.checkpoint) / "image_encoder.safetensors"
+        fits = own.is_file() and encoder_fingerprints(own)["image_encoder"] == database.features.get("image_encoder")
+        retrieve = Retriever(database, options.mode, own if fits else None)
     return Setup(options, Tabletop(contract), policy, retrieve)
 
 
