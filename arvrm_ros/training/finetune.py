@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from arvrm_ros.contract import RobotContract
 from arvrm_ros.errors import CheckpointError
 from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
-from arvrm_ros.policies.arvrm.model import ArvrmModel, Retrieved
+from arvrm_ros.policies.arvrm.model import SHARED, ArvrmModel, Retrieved
 from arvrm_ros.policies.arvrm.policy import fingerprint, save_checkpoint
 from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.retrieval.search import MotionSearch
@@ -134,7 +134,10 @@ def finetune(
             "gripper": float((right * valid).sum() / valid.sum()),
         }
 
-    train(out, model, losses, schedule, "fine-tuning", validate)
+    def rate(name: str) -> float:
+        return config.pretrained_rate if pretrained is not None and name.split(".")[0] in SHARED else 1.0
+
+    train(out, model, losses, schedule, "fine-tuning", validate, rate)
     figures = validate()
     training_record: dict[str, Any] = {
         "episodes": len(robot),

@@ -131,6 +131,7 @@ def train(
     schedule: Schedule,
     description: str,
     validate: Callable[[], dict[str, float]] | None = None,
+    rate: Callable[[str], float] = lambda name: 1.0,
 ) -> None:
     """Trains a model in place; goes on from ``out/state.pt`` when it is there.
 
@@ -141,13 +142,19 @@ def train(
         losses: draws a batch and returns named losses; ``total`` is minimised. With several processes all get the
             same generator, while torch's own, which dropout uses, differs.
         validate: called at every save, by every process, with the model in evaluation mode.
+        rate: share of the learning rate that a parameter gets, by its name.
 
     Raises:
         CheckpointError: ``state.pt`` is damaged or belongs to another model, or the loss is not finite.
         DataError: the folder cannot be written to; the last saved state is intact then.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, schedule.learning_rate, weight_decay=schedule.weight_decay)
+    rates: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            rates.setdefault(rate(name), []).append(parameter)
+    parameters = [parameter for group in rates.values() for parameter in group]
+    groups = [{"params": group, "lr": share * schedule.learning_rate} for share, group in rates.items()]
+    optimizer = torch.optim.AdamW(groups, weight_decay=schedule.weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, schedule))
     first = _resume(out / STATE, model, optimizer, scheduler)
     _check_alike(out, first, model)
