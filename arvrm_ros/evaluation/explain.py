@@ -364,7 +364,7 @@ def _draw_table(axes: Axes, explanation: Explanation, colors: ScalarMappable) ->
 
 def _draw_hand(axes: Axes, explanation: Explanation, colors: ScalarMappable) -> None:
     weights = explanation.weights[GRIPPER]
-    axes.set(xlim=(-1.7, 1.5), ylim=(-0.42, 2.38), aspect="equal", anchor="W")
+    axes.set(xlim=(-1.7, 1.5), ylim=(-0.42, 2.42), aspect="equal", anchor="W")
     axes.axis("off")
     palm = HAND[[0, 1, 5, 9, 13, 17]]
     axes.add_patch(Polygon(palm, facecolor=SKIN, edgecolor=SKIN, linewidth=30, joinstyle="round"))
@@ -379,17 +379,19 @@ def _draw_hand(axes: Axes, explanation: Explanation, colors: ScalarMappable) -> 
     x, y = HAND.T
     axes.scatter(x, y, s=sizes, c=colors.to_rgba(weights), edgecolors=INK, linewidths=0.8, zorder=3)
     strongest = explanation.strongest(GRIPPER)
-    for k in sorted({*strongest, *FINGERTIPS}):
-        # The tips of the four fingers are named above them, the rest at the hand's nearer side.
-        above, left = k in FINGERTIPS[1:], k < 9
-        right, up = (0, 0.2) if above else (-0.18 if left else 0.18, 0)
+    free = 1.45  # below the little finger's name
+    for k in sorted({*strongest, *FINGERTIPS}, key=lambda k: -y[k]):
+        style: dict[str, Any] = {"va": "center", "fontsize": 8.5, "color": INK, "linespacing": 1.1, "zorder": 4,
+                 "fontweight": "bold" if k in strongest else "normal"}  # fmt: skip
         label = f"{HAND_KEYPOINTS[k]}\n{_number(weights[k])}"
-        axes.text(
-            x[k] + right, y[k] + up, label, va="center", fontsize=8.5, color=INK,
-            ha="center" if above else "right" if left else "left", linespacing=1.1, zorder=4,
-            fontweight="bold" if k in strongest else "normal",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
-        )  # fmt: skip
+        if k in FINGERTIPS[1:]:
+            axes.text(x[k], y[k] + 0.23, label, ha="center", **style)
+        elif k < 9:
+            axes.text(x[k] - 0.18, y[k], label, ha="right", **style)
+        else:  # within the hand: to its right, one below the other
+            free = min(y[k], free - 0.3)
+            axes.plot([x[k], 1.02], [y[k], free], color=MUTED, linewidth=0.8, zorder=2.5)
+            axes.text(1.05, free, label, ha="left", **style)
 
 
 def _draw_robot(axes: Axes, explanation: Explanation, colors: ScalarMappable) -> None:
