@@ -42,7 +42,8 @@ $(PACKAGES): $(wildcard requirements/*.txt) scripts/check_system.sh scripts/patc
 	@echo "installing PyTorch"
 	@$(PIP) -r requirements/torch.txt
 	@echo "installing the other packages"
-	@$(PIP) -r requirements/runtime.txt -r requirements/ros.txt -r requirements/build.txt -r requirements/dev.txt
+	@$(PIP) -r requirements/runtime.txt -r requirements/paper.txt -r requirements/ros.txt -r requirements/build.txt \
+	  -r requirements/dev.txt
 	@command -v cmake >/dev/null || $(PIP) -c requirements/constraints.txt cmake
 	@$(VENV)/bin/python scripts/patch_ros_wheels.py
 	@touch $@

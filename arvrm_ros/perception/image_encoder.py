@@ -10,6 +10,7 @@ gives what large-scale visual pretraining would give: features that know where t
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ class ImageEncoder(nn.Module):
 
     mean: torch.Tensor
     scale: torch.Tensor
+    identity = ""  # SHA-256 of the file it was loaded from
 
     def __init__(self, config: ImageEncoderConfig | None = None) -> None:
         super().__init__()
@@ -68,6 +70,16 @@ class ImageEncoder(nn.Module):
         tokens = config.queries + 1
         self.register_buffer("mean", torch.zeros(tokens, config.width))
         self.register_buffer("scale", torch.ones(tokens, config.width))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per image, 1 + M."""
+        return self.config.queries + 1
+
+    @property
+    def width(self) -> int:
+        """Width of each token."""
+        return self.config.width
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Images (N, 3, H, W) in [0, 1] to ``tokens`` (N, 1 + M, width), and what training needs beside them."""
@@ -140,6 +152,7 @@ class ImageEncoder(nn.Module):
                 values = json.loads((file.metadata() or {})["image_encoder"])
             encoder = cls(ImageEncoderConfig(**{**values, "channels": tuple(values["channels"])}))
             encoder.load_state_dict(safetensors.torch.load_file(path))
+            encoder.identity = hashlib.sha256(path.read_bytes()).hexdigest()
         except FileNotFoundError:
             raise CheckpointError(f"no image encoder {path}: train one with 'arvrm encoder'") from None
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:

