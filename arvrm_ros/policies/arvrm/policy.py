@@ -95,10 +95,13 @@ class ArvrmPolicy:
             )
         if not np.isfinite(observation.joint_positions).all() or not np.isfinite(observation.gripper):
             raise PolicyError("the joint states are not finite")
-        # One image at a time where their sizes differ; the encoder brings all to its own size.
-        tokens = np.concatenate([self._images.encode(observation.images[camera][None]) for camera in cameras])
-        images = torch.from_numpy(self._images.standardised(tokens)).view(1, 1, len(cameras), *tokens.shape[1:])
-        self._seen.append(self.model.see(images))
+        images = [observation.images[camera] for camera in cameras]
+        if len({image.shape for image in images}) == 1:  # one batch is a third faster than one image at a time
+            tokens = self._images.encode(np.stack(images))
+        else:
+            tokens = np.concatenate([self._images.encode(image[None]) for image in images])
+        standardised = torch.from_numpy(self._images.standardised(tokens))
+        self._seen.append(self.model.see(standardised.view(1, 1, *tokens.shape)))
         position, quaternion = self._kinematics.forward(observation.joint_positions)
         state = robot_state(position, quaternion, np.array(observation.gripper), self._home)
         self._states.append((state - self._state_mean) / self._state_scale)
