@@ -43,7 +43,7 @@ def write_checkpoint(folder, weights=None, **changes):
     if weights is not None:
         model.analogy_map.data[:] = torch.from_numpy(weights)
     encoder = resource("checkpoints", "image_encoder.safetensors")
-    save_checkpoint(folder, model, NORMALISATION, load_contract("tabletop"), encoder, {})
+    save_checkpoint(folder, model, NORMALISATION, load_contract("tabletop"), ImageEncoder.load(encoder), encoder, {})
     return folder
 
 

@@ -211,7 +211,7 @@ def test_checkpoints_missing_damaged_or_of_another_robot_say_so(tmp_path, contra
     with pytest.raises(CheckpointError, match="arvrm finetune"):
         load_policy(tmp_path, contract)
     encoder = resource("checkpoints", "image_encoder.safetensors")
-    save_checkpoint(tmp_path, ArvrmModel(TINY), NORMALISATION, contract, encoder, {})
+    save_checkpoint(tmp_path, ArvrmModel(TINY), NORMALISATION, contract, ImageEncoder.load(encoder), encoder, {})
     assert load_policy(tmp_path, contract).name == "arvrm"
     swapped = dataclasses.replace(contract, joints=contract.joints[::-1])
     with pytest.raises(CheckpointError, match=r"joints: .* here, .* there"):

@@ -17,7 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pretrained", type=Path, help="pretrained.safetensors of 'arvrm pretrain'; random if not given"
     )
-    parser.add_argument("--image-encoder", type=Path, help="frozen image encoder; the shipped one if not given")
+    parser.add_argument(
+        "--image-encoder",
+        type=Path,
+        help="weights of the frozen image encoder; if not given, those that ship or that timm fetches",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; run again to go on after a stop")
     parser.add_argument("--policy", default="arvrm_small", help="configuration: a name in config/policies, or a file")
     parser.add_argument("--robot", default="tabletop", help="contract: a name in config/robots, or a YAML file")
@@ -35,7 +39,6 @@ def run(args: argparse.Namespace) -> int:
     """Trains and reports."""
     from arvrm_ros.contract import load_contract
     from arvrm_ros.policies.arvrm.configuration import load_config
-    from arvrm_ros.resources import resource
     from arvrm_ros.retrieval.database import MotionDatabase
     from arvrm_ros.training.finetune import finetune
     from arvrm_ros.training.loop import Schedule, is_first
@@ -43,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     figures = finetune(
         args.episodes,
         MotionDatabase.open(args.database) if args.database else None,
-        args.image_encoder or resource("checkpoints", "image_encoder.safetensors"),
+        args.image_encoder,
         args.pretrained,
         args.out,
         load_contract(args.robot),

@@ -18,11 +18,9 @@ from arvrm_ros.data.types import HumanClip
 from arvrm_ros.errors import DataError
 from arvrm_ros.files import replace_atomically
 from arvrm_ros.motion.kinematics import Kinematics
-from arvrm_ros.perception.image_encoder import ImageEncoder
-from arvrm_ros.perception.text_encoder import TextEncoder
+from arvrm_ros.perception.encoders import FrozenImageEncoder, load_image_encoder, load_text_encoder
 from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
 from arvrm_ros.policies.arvrm.model import Clips
-from arvrm_ros.policies.arvrm.policy import fingerprint
 from arvrm_ros.policies.arvrm.processor import Normalisation, clip_images, clip_keypoints, relative_action, robot_state
 from arvrm_ros.retrieval.search import MotionSearch
 
@@ -72,7 +70,8 @@ class RobotEpisodes:
 
     Args:
         folder: of ``episode_*.npz``.
-        encoder_file: the frozen image encoder; its features are kept in ``folder/features-<encoder>``.
+        encoder_file: weights of the frozen image encoder, None for those that ship or are fetched; its features are
+            kept in ``folder/features-<encoder>``.
         contract: what every episode has to agree with.
         limit: take only so many episodes, None for all.
         variants: take only episodes of these looks of the simulator's table; real episodes have none and are taken.
@@ -84,15 +83,15 @@ class RobotEpisodes:
     def __init__(
         self,
         folder: Path,
-        encoder_file: Path,
+        encoder_file: Path | None,
         contract: RobotContract,
         config: ArvrmConfig,
         limit: int | None = None,
         variants: str | None = None,
     ) -> None:
         self.config, self.contract = config, contract
-        encoder = ImageEncoder.load(encoder_file)
-        cache = folder / f"features-{fingerprint(encoder_file)[:12]}"
+        self.encoder = encoder = load_image_encoder(config.image_encoder, encoder_file)
+        cache = folder / f"features-{encoder.identity.split()[-1][:12]}"
         kinematics = Kinematics(contract)
         home = kinematics.forward(np.array(contract.home))[1]
         texts: list[str] = []
@@ -131,7 +130,7 @@ class RobotEpisodes:
             self.tasks.append(episode.task)
         if not texts:
             raise DataError(f"{folder} holds no episodes of the variants {variants}")
-        self.text = TextEncoder().encode(texts)  # (E, text_width)
+        self.text = load_text_encoder(config.text_encoder).encode(texts)  # (E, text_width)
         self.instructions = texts
         self.clips = np.zeros((len(texts), 0), int)
         self.lengths = np.array([len(state) for state in self._states])
@@ -239,7 +238,7 @@ def _chunk_steps(length: int, chunk: int) -> np.ndarray:
     return np.minimum(np.arange(length)[:, None] + np.arange(chunk), length - 1)
 
 
-def _tokens(path: Path, episode: Episode, encoder: ImageEncoder) -> np.ndarray:
+def _tokens(path: Path, episode: Episode, encoder: FrozenImageEncoder) -> np.ndarray:
     """Image tokens (t, cameras, 1 + M, width) of an episode, from the cache or made now."""
     if path.is_file() and len(tokens := np.load(path)) == len(episode):
         return tokens.astype(np.float32)

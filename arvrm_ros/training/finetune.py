@@ -38,7 +38,7 @@ WITHOUT_CLIPS = 0.1
 def finetune(
     episodes: Path,
     database: MotionDatabase | None,
-    image_encoder: Path,
+    image_encoder: Path | None,
     pretrained: Path | None,
     out: Path,
     contract: RobotContract,
@@ -53,6 +53,7 @@ def finetune(
     """Trains and writes a checkpoint to ``out/checkpoint``.
 
     Args:
+        image_encoder: weights of the frozen image encoder; None for those that ship, or are fetched by name.
         database: human clips for retrieval and replay; None trains without.
         pretrained: weights of stage 1; None starts from random ones.
         limit: number of robot episodes to use.
@@ -150,7 +151,9 @@ def finetune(
         "validation": figures,
     }
     if is_first():
-        save_checkpoint(out / "checkpoint", model, robot.normalisation, contract, image_encoder, training_record)
+        save_checkpoint(
+            out / "checkpoint", model, robot.normalisation, contract, robot.encoder, image_encoder, training_record
+        )
     return figures
 
 

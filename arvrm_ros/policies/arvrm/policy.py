@@ -21,8 +21,7 @@ from arvrm_ros.data.types import ActionChunk, HumanClip, Observation, RetrievedM
 from arvrm_ros.errors import CheckpointError
 from arvrm_ros.files import replace_atomically, write_json
 from arvrm_ros.motion.kinematics import Kinematics
-from arvrm_ros.perception.image_encoder import ImageEncoder
-from arvrm_ros.perception.text_encoder import TextEncoder
+from arvrm_ros.perception.encoders import FrozenImageEncoder, FrozenTextEncoder, load_image_encoder, load_text_encoder
 from arvrm_ros.policies import PolicyError
 from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
 from arvrm_ros.policies.arvrm.model import ArvrmModel, Retrieved, Seen
@@ -41,8 +40,8 @@ class ArvrmPolicy:
         self,
         model: ArvrmModel,
         normalisation: Normalisation,
-        image_encoder: ImageEncoder,
-        text_encoder: TextEncoder,
+        image_encoder: FrozenImageEncoder,
+        text_encoder: FrozenTextEncoder,
         contract: RobotContract,
     ) -> None:
         self.model, self.contract = model.eval(), contract
@@ -137,21 +136,23 @@ class ArvrmPolicy:
 
     @classmethod
     def load(cls, folder: Path, header: dict[str, Any], contract: RobotContract) -> ArvrmPolicy:
-        """Loads a checkpoint; the image encoder lies beside the weights, or is the one that ships with the package.
+        """Loads a checkpoint and the frozen encoders it was trained with.
+
+        The small image encoder lies beside the weights, or is the one that ships with the package; others come by name.
 
         Raises:
             CheckpointError: damaged, or the image encoder is not the one the policy was trained with.
+            DataError: an encoder's package or weights cannot be had.
         """
-        encoder_file = folder / IMAGE_ENCODER
-        if not encoder_file.is_file():
-            encoder_file = resource("checkpoints", IMAGE_ENCODER)
-        encoder = ImageEncoder.load(encoder_file)
         model, normalisation = load_model(folder, header)
-        if header.get("image_encoder") != fingerprint(encoder_file):
+        beside = folder / IMAGE_ENCODER
+        encoder = load_image_encoder(model.config.image_encoder, beside if beside.is_file() else None)
+        if header.get("image_encoder") != encoder.identity:
             raise CheckpointError(
-                f"{folder} was trained with another image encoder than {encoder_file}; put its {IMAGE_ENCODER} there"
+                f"{folder} was trained with another image encoder than the one found "
+                f"({encoder.identity[:40]}); put its weights there as {IMAGE_ENCODER}"
             )
-        return cls(model, normalisation, encoder, TextEncoder(), contract)
+        return cls(model, normalisation, encoder, load_text_encoder(model.config.text_encoder), contract)
 
 
 @torch.inference_mode()
@@ -168,21 +169,22 @@ def save_checkpoint(
     model: ArvrmModel,
     normalisation: Normalisation,
     contract: RobotContract,
-    image_encoder: Path,
+    image_encoder: FrozenImageEncoder,
+    encoder_file: Path | None,
     training: dict[str, Any],
 ) -> None:
-    """Writes weights and header; the image encoder is copied beside them unless it is the one of the package."""
+    """Writes weights and header; the image encoder's file is copied beside them unless it is the package's."""
     with replace_atomically(folder / "model.safetensors") as partial:
         safetensors.torch.save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, partial)
-    if image_encoder.resolve() != resource("checkpoints", IMAGE_ENCODER).resolve():
+    if encoder_file is not None and encoder_file.resolve() != resource("checkpoints", IMAGE_ENCODER).resolve():
         with replace_atomically(folder / IMAGE_ENCODER) as partial:
-            partial.write_bytes(image_encoder.read_bytes())
+            partial.write_bytes(encoder_file.read_bytes())
     header = {
         "policy": ArvrmPolicy.name,
         "config": asdict(model.config),
         "normalisation": normalisation.to_dict(),
         "contract": contract.to_dict(),
-        "image_encoder": fingerprint(image_encoder),
+        "image_encoder": image_encoder.identity,
         "training": training,
     }
     write_json(folder / "checkpoint.json", header)
