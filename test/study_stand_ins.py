@@ -32,6 +32,8 @@ def fake_evaluate(study, job, folder, evaluation, rows):
     rng = np.random.default_rng([job.cell.seed, len(job.cell.arm)])
     count = study.evaluations[evaluation].chains or study.evaluation.chains
     better = 2 if job.cell.arm == "full" else 0
+    with rows.open("a") as file:
+        file.write("chain\n" * (count - len(rows.read_text().splitlines())))
     return [int(n) + better for n in rng.integers(0, 4, count)], {"refused": 0}
 
 

@@ -27,7 +27,7 @@ from arvrm_ros.resources import resource
 FULL, SMALL = "full", "small"
 PRETRAINING = "pretraining"
 ENCODER_FILE = "image_encoder.safetensors"
-STAGE_2_ONLY = ("retrieved", "alpha", "beta", "replay", "retrieval", "analogy", "conditional")
+STAGE_2_ONLY = ("retrieved", "alpha", "beta", "replay", "pretrained_rate", "retrieval", "analogy", "conditional")
 """Fields of the policy's configuration that pretraining does not read; arms that differ in them alone share one."""
 
 
@@ -355,7 +355,7 @@ def _switched_on(value: Any) -> Any:
 def pretraining_settings(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
     """All that decides the result of stage 1."""
     return study.shared_settings | {
-        "policy": dataclasses.asdict(arm.pretraining_config),
+        "policy": {k: v for k, v in dataclasses.asdict(arm.pretraining_config).items() if k not in STAGE_2_ONLY},
         "steps": study.training.pretrain_steps,
         "batch": study.training.pretrain_batch,
         "learning_rate": study.training.learning_rate,
@@ -380,12 +380,6 @@ def training_settings(study: Study, arm: Arm, data: str, variants: str, seed: in
     }
 
 
-def chain_settings(study: Study, evaluation: str) -> dict[str, Any]:
-    """Which chains an evaluation draws, their number aside."""
-    chosen = study.evaluation
-    return {"seed": chosen.seed, "variants": chosen.variants, "held_out": study.evaluations[evaluation].held_out}
-
-
 def scenes(study: Study) -> str:
     """Fingerprint of scenes and tasks of the chains. Figures with the same one can be paired, chain by chain."""
     return fingerprint({"seed": study.evaluation.seed, "variants": study.evaluation.variants})
@@ -401,6 +395,16 @@ def retrieval_mode(study: Study, arm: Arm, evaluation: str) -> str:
     if not arm.config.retrieval:
         return "none"
     return study.evaluations[evaluation].mode or arm.mode
+
+
+def evaluation_settings(study: Study, arm: Arm, evaluation: str) -> dict[str, Any]:
+    """All that decides how a chain of an evaluation ends, the weights aside; the number of chains does not."""
+    return {
+        "scenes": scenes(study),
+        "held_out": study.evaluations[evaluation].held_out,
+        "mode": retrieval_mode(study, arm, evaluation),
+        "max_steps": study.evaluation.max_steps,
+    }
 
 
 @dataclass(frozen=True)
@@ -468,13 +472,7 @@ def _policy_job(study: Study, name: str, runs: Runs, seed: int, needs: str) -> J
     digest = fingerprint(training_settings(study, arm, runs.data, runs.variants, seed))
     evaluations = {
         evaluation: fingerprint(
-            chain_settings(study, evaluation)
-            | {
-                "training": digest,
-                "mode": retrieval_mode(study, arm, evaluation),
-                "chains": chain_count(study, evaluation),
-                "max_steps": study.evaluation.max_steps,
-            }
+            evaluation_settings(study, arm, evaluation) | {"training": digest, "chains": chain_count(study, evaluation)}
         )
         for evaluation in runs.evaluations
     }

@@ -11,6 +11,7 @@ is hard for every seed for that many independent ones, and give intervals that a
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -390,10 +391,12 @@ class Report:
         command: how the page was made, for its head.
 
     Raises:
-        StudyError: the file that is there was not made by this.
+        StudyError: the file that is there was not made by this, or nothing can be drawn.
     """
 
     def __init__(self, study: Study, path: Path, command: str) -> None:
+        if importlib.util.find_spec("matplotlib") is None:  # told now, not after the first hours of training
+            raise StudyError("the plots need matplotlib: pip install 'arvrm_ros[report]'")
         self._study, self._path, self._command = study, path, command
         self._notes()
         self._cells = planned(study)

@@ -37,6 +37,7 @@ from arvrm_ros.evaluation.study import (
     Study,
     StudyError,
     chain_count,
+    evaluation_settings,
     expand,
     fingerprint,
     planned,
@@ -252,7 +253,7 @@ def run_job(study: Study, job: Job, out: Path, stages: Stages = STAGES) -> None:
         if digest in known:
             continue
         started = time.monotonic()
-        completed, summary = stages.evaluate(study, job, folder, evaluation, _rows_file(folder, evaluation, digest))
+        completed, summary = stages.evaluate(study, job, folder, evaluation, _rows_file(study, job, folder, evaluation))
         if len(completed) != chain_count(study, evaluation):
             raise StudyError(f"{job.cell}: {len(completed)} chains of {chain_count(study, evaluation)} came back")
         figures = {
@@ -290,8 +291,9 @@ def _add_row(folder: Path, job: Job, evaluation: str, values: dict[str, Any]) ->
     write_json(path, {"rows": [*others, row]})
 
 
-def _rows_file(folder: Path, evaluation: str, digest: str) -> Path:
-    return folder / f"rows-{evaluation}-{digest}.jsonl"
+def _rows_file(study: Study, job: Job, folder: Path, evaluation: str) -> Path:
+    """The chains of an evaluation as they finish; a study of more chains goes on with the same file."""
+    return folder / f"rows-{evaluation}-{fingerprint(evaluation_settings(study, job.arm, evaluation))}.jsonl"
 
 
 @dataclass
@@ -336,7 +338,7 @@ def run_study(
             or ((arms is None or job.cell.arm in arms) and (seeds is None or job.cell.seed in seeds))
         ]
         jobs = remaining(wanted, out, results, cells)
-        print(f"{len(jobs)} jobs to do, {len(results.matching(cells))} of {len(cells)} results are there")
+        print(f"{len(jobs)} jobs to do, {len(results.matching(cells))} of {len(cells)} results are there", flush=True)
         if not jobs:
             return Outcome()
         stages.prepare(study, out, workers)
@@ -499,8 +501,8 @@ class _Runner:
         """How much of a job's work its files show."""
         folder = self._out / job.folder
         done = sum(
-            _lines(_rows_file(folder, name, digest)) * self._chain_work
-            for name, digest in job.evaluations.items()
+            _lines(_rows_file(self._study, job, folder, name)) * self._chain_work
+            for name in job.evaluations
             if name != PRETRAINING
         )
         try:
@@ -521,7 +523,7 @@ def _lines(path: Path) -> int:
 def _in_short(row: dict[str, Any]) -> str:
     """A row's figure for the display."""
     if row["evaluation"] == PRETRAINING:
-        return ", ".join(f"{name} {value:.2f}" for name, value in row["training"].items())
+        return ", ".join(f"{name} {value:.2f}" for name, value in list(row["training"].items())[:2])
     chains = [int(digit) for digit in row["completed"]]
     return f"{row['evaluation']} {sum(chains) / len(chains):.2f} of 5"
 
