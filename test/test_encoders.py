@@ -205,6 +205,10 @@ def test_eight_bit_layers_are_close_and_narrow_ones_stay():
     assert fast.shape == exact.shape
     assert (fast - exact).abs().mean() < 0.02 * exact.std()
 
+    nn.init.ones_(wide.weight)  # the largest sums there can be: nothing overflows
+    with torch.inference_mode():
+        torch.testing.assert_close(Int8Linear(wide)(x.abs() + 100), wide(x.abs() + 100), rtol=0.01, atol=0)
+
     network = nn.Sequential(nn.Linear(8, 512), nn.GELU(), nn.Sequential(nn.Linear(512, 2, bias=False)))
     exact = network(torch.ones(1, 8))
     accelerate(network)

@@ -10,6 +10,8 @@ of the actions.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -19,24 +21,41 @@ NARROW = 256
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with weights of 8 bits, one scale per output; what goes in is scaled as a whole, at each call."""
+    """A linear layer that multiplies in 8 bits; what goes in is scaled as a whole, at each call.
+
+    The weights, with a scale for each output, use 7 of the 8 bits: CPUs without VNNI sum two products in 16 bits, which
+    would overflow. PyTorch's own way out takes that bit from what goes in, where it is missed more.
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = linear.weight.detach().float()
-        scale = weight.abs().amax(1).clamp(min=1e-8) / 127
+        scale = weight.abs().amax(1).clamp(min=1e-8) / 63
         with warnings.catch_warnings():
             # Quantised tensors are to leave PyTorch; what is to come has no 8-bit product as fast as this on such CPUs.
             warnings.simplefilter("ignore", UserWarning)
             zero = torch.zeros(len(scale), dtype=torch.long)
             quantised = torch.quantize_per_channel(weight, scale.double(), zero, 0, torch.qint8)
         bias = None if linear.bias is None else linear.bias.detach().float()
-        self.packed = torch.ops.quantized.linear_prepack(quantised, bias)
+        with _fastest_engine():
+            self.packed = torch.ops.quantized.linear_prepack(quantised, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs), float32."""
-        # True: seven bits of the input. CPUs without VNNI sum two products in 16 bits, which eight would overflow.
-        return torch.ops.quantized.linear_dynamic(x, self.packed, True)
+        return torch.ops.quantized.linear_dynamic(x, self.packed, False)  # False: all 8 bits of what goes in
+
+
+@contextmanager
+def _fastest_engine() -> Iterator[None]:
+    """Picks oneDNN where there is one: on the tested CPU (Zen 3) it is 10 % faster than the default, FBGEMM."""
+    quantized = torch.backends.quantized
+    before = quantized.engine
+    if "onednn" in quantized.supported_engines:
+        quantized.engine = "onednn"
+    try:
+        yield
+    finally:
+        quantized.engine = before
 
 
 def accelerate(module: nn.Module) -> None:
@@ -44,7 +63,7 @@ def accelerate(module: nn.Module) -> None:
 
     On a CPU it can neither be trained nor saved nor moved afterwards.
     """
-    if next(module.parameters()).is_cuda:
+    if any(parameter.is_cuda for parameter in module.parameters()):
         module.forward = torch.autocast("cuda", torch.bfloat16)(module.forward)
         return
     for parent in list(module.modules()):
