@@ -131,6 +131,18 @@ def test_keypoint_loss_leaves_unseen_hands_out():
     torch.testing.assert_close((errors * seen).sum() / (3 * seen.sum()), error[:, kept].mean())
 
 
+def test_an_accelerated_policy_does_nearly_the_same(contract):
+    """The shipped policy with and without 8-bit layers, on the same observation: within half a millimetre."""
+    exact, fast = (load_policy(None, contract) for _ in range(2))
+    fast.accelerate()
+    chunks = []
+    for policy in (exact, fast):
+        policy.reset("open the drawer")
+        chunks.append(policy.predict_chunk(observation(contract, 0)))
+    assert not np.array_equal(chunks[0].positions, chunks[1].positions), "nothing was accelerated"
+    np.testing.assert_allclose(chunks[0].positions, chunks[1].positions, atol=5e-4)
+
+
 def test_conditional_map_is_the_low_rank_map_of_its_context():
     """What ``_hint`` computes piece by piece, against the whole map applied to the keypoints of each step."""
     torch.manual_seed(0)

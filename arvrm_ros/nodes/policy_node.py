@@ -58,6 +58,7 @@ class PolicyParameters(Parameters):
     )  # fmt: skip
     progress_threshold: float = parameter(0.95, "progress at which the policy calls a task done", low=0.1, high=1.0)
     progress_chunks: int = parameter(8, "chunks in a row above the threshold", low=1, high=1000)
+    fast: bool = parameter(False, "8-bit arithmetic in the large encoders: half the time, a small error of the actions")
 
 
 @dataclass
@@ -105,6 +106,8 @@ class PolicyNode(ManagedNode):
 
     def configure(self) -> None:
         self._policy = load_policy(self.params.policy, self.contract)
+        if self.params.fast:
+            self._policy.accelerate()
         _limit_threads(self.params.threads)
         self._warm_up()
         self._buffer = ObservationBuffer(self.contract)

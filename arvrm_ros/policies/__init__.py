@@ -46,6 +46,9 @@ class Policy(Protocol):
     def set_retrieved(self, motions: list[RetrievedMotion]) -> None:
         """Takes the retrieved clips; may come at any time, also empty."""
 
+    def accelerate(self) -> None:
+        """Trades a small error of the actions for speed, once and for good; see ``perception/fast.py``."""
+
     def predict_chunk(self, observation: Observation) -> ActionChunk:
         """The next steps. Raises PolicyError when they are not finite or the observation does not fit."""
 

@@ -29,8 +29,8 @@ class ArvrmConfig:
         alpha: share of the robot's own features in f*_s = (1 - alpha) m f_k + alpha f_s.
         beta: weight of the loss of the analogical reasoning.
         replay: weight of the pretraining's loss on human clips while fine-tuning.
-        pretrained_rate: share of the learning rate for what was pretrained; below 1, little robot data wipes out less of
-            what the human clips taught (0.1 made no difference to the tasks done with 150 episodes).
+        pretrained_rate: share of the learning rate for what was pretrained; below 1, little robot data wipes out less
+            of what the human clips taught (0.1 made no difference to the tasks done with 150 episodes).
         objective: "keypoints" is AR-VRM's pretraining; "images" is GR-1's recipe, which predicts future images, knows
             no keypoints, and goes on predicting images while fine-tuning, with the weight ``replay``.
         retrieval: whether retrieved clips are read.

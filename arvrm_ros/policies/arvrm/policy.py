@@ -22,6 +22,7 @@ from arvrm_ros.errors import CheckpointError
 from arvrm_ros.files import replace_atomically, write_json
 from arvrm_ros.motion.kinematics import Kinematics
 from arvrm_ros.perception.encoders import FrozenImageEncoder, FrozenTextEncoder, load_image_encoder, load_text_encoder
+from arvrm_ros.perception.fast import accelerate
 from arvrm_ros.policies import PolicyError
 from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
 from arvrm_ros.policies.arvrm.model import ArvrmModel, Retrieved, Seen
@@ -75,6 +76,12 @@ class ArvrmPolicy:
         self._seen: deque[Seen] = deque(maxlen=self.config.history)  # each of one step
         self._states: deque[np.ndarray] = deque(maxlen=self.config.history)  # each (S,)
         self._retrieved = None
+
+    def accelerate(self) -> None:
+        """Frozen encoder, resampler and transformer in 8 bits; the small model has little to gain."""
+        for part in (self._images, self.model.resampler, self.model.blocks):
+            if isinstance(part, torch.nn.Module) and any(True for _ in part.parameters()):
+                accelerate(part)
 
     @torch.inference_mode()
     def set_retrieved(self, motions: list[RetrievedMotion]) -> None:
