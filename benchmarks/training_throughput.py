@@ -68,7 +68,6 @@ class Reencoding(Timed):
 
     def __init__(self, folder: Path, *args, **kwargs) -> None:
         super().__init__(folder, *args, **kwargs)
-        self._encoder = ImageEncoder.load()
         self._frames: list[list] = []  # per frame of all episodes, one picture per camera
         self.images = []  # per episode the numbers of its frames, in the place of their features
         for path in episode_files(folder)[: len(self)]:
@@ -84,8 +83,8 @@ class Reencoding(Timed):
         count = len(pixels)
         if self.replayed is not None and len(images) == self.batch_size:
             pixels = np.concatenate([pixels, self.replayed])
-        tokens = self._encoder.encode(pixels)[:count]  # (B T C, I, w)
-        flat = self._encoder.standardised(tokens)
+        tokens = self.encoder.encode(pixels)[:count]  # (B T C, I, w)
+        flat = self.encoder.standardised(tokens)
         return torch.from_numpy(flat).view(*images.shape, -1, *tokens.shape[1:])
 
     @staticmethod

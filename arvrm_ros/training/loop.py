@@ -154,7 +154,7 @@ def train(
             rates.setdefault(rate(name), []).append(parameter)
     parameters = [parameter for group in rates.values() for parameter in group]
     groups = [{"params": group, "lr": share * schedule.learning_rate} for share, group in rates.items()]
-    optimizer = torch.optim.AdamW(groups, weight_decay=schedule.weight_decay)
+    optimizer = torch.optim.AdamW(groups, fused=True, weight_decay=schedule.weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, schedule))
     first = _resume(out / STATE, model, optimizer, scheduler)
     _check_alike(out, first, model)
