@@ -146,7 +146,7 @@ def _human_frames(count: int) -> np.ndarray:
 
 
 def _steps_per_second(kind: type[Timed], episodes: Path, out: Path, args: argparse.Namespace, steps: int) -> float:
-    """Fine-tunes for some steps, as ``arvrm finetune`` does."""
+    """The median over some steps of a fine-tuning, as ``arvrm finetune`` does it."""
     kind.starts = []
     stage.RobotEpisodes = kind
     encoder = resource("checkpoints", "image_encoder.safetensors")
@@ -156,7 +156,7 @@ def _steps_per_second(kind: type[Timed], episodes: Path, out: Path, args: argpar
         Schedule(WARM_UP + steps, save_every=WARM_UP + steps), args.batch,
     )  # fmt: skip
     # After the last step, validation asks for a batch.
-    return steps / (kind.starts[WARM_UP + steps] - kind.starts[WARM_UP])
+    return float(1 / np.median(np.diff(kind.starts[WARM_UP : WARM_UP + steps + 1])))
 
 
 if __name__ == "__main__":
