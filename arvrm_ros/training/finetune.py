@@ -80,6 +80,7 @@ def finetune(
         if config.retrieval:
             robot.retrieve(search, 2 * config.retrieved, mode)
             features = _keypoint_features(model, clips)
+            model.keypoint_encoder.requires_grad_(False)  # else the policy's features would not be those of training
     order = np.random.default_rng(0).permutation(len(robot))
     held_out, training = np.split(order, [max(1, int(len(order) * validation))])
 
@@ -114,8 +115,9 @@ def finetune(
             total = total + config.beta * values["analogy"]
         if clips is not None and config.replay > 0:
             drawn = rng.choice(clips.moving, max(1, batch // 4))
-            part = rank_slice(len(drawn))
-            values["replay"] = mean(*model.human_errors(clips.take(drawn[part], device())))
+            drawn = drawn[rank_slice(len(drawn))]
+            z_k = None if features is None else features.tokens[drawn]
+            values["replay"] = mean(*model.human_errors(clips.take(drawn, device()), z_k))
             total = total + config.replay * values["replay"]
         return values | {"total": total}
 
@@ -167,11 +169,14 @@ def _keypoint_features(model: ArvrmModel, clips: HumanClips) -> Retrieved:
 
 def _choose(features: Retrieved, candidates: np.ndarray, count: int, without: np.ndarray | None = None) -> Retrieved:
     """The first J of the candidate clips (B, 2 J) per window; none where ``without`` (B, 1)."""
-    chosen = torch.from_numpy(candidates[:, :count])
+    chosen = candidates[:, :count]
     present = torch.ones(chosen.shape)
     if without is not None:
         present *= torch.from_numpy(1.0 - without.astype(np.float32))
-    return Retrieved(features.keypoint_features[chosen], features.tokens[chosen], present.to(device()))
+    stored = features.keypoint_features
+    # NumPy gathers these tens of megabytes in a third of the time.
+    f_k = torch.from_numpy(stored.numpy()[chosen]) if stored.device.type == "cpu" else stored[chosen]
+    return Retrieved(f_k, features.tokens[chosen], present.to(device()))
 
 
 def _load_pretrained(model: ArvrmModel, path: Path) -> None:

@@ -258,23 +258,28 @@ class ArvrmModel(nn.Module):
         out = self._run(z_l, seen, step_token)
         return out if seen.places is None else out + self._look(out + z_l[:, None], seen.places)
 
-    def next_keypoints(self, clips: Clips) -> Tensor:
-        """(B, F - 1, K, 3): what the model expects at frames 1 to F - 1, each from the frames before it."""
-        _, z_k = self.keypoint_encoder(clips.keypoints)  # (B, F, d)
+    def next_keypoints(self, clips: Clips, z_k: Tensor | None = None) -> Tensor:
+        """(B, F - 1, K, 3): what the model expects at frames 1 to F - 1, each from the frames before it.
+
+        ``z_k`` (B, F, d) are the clips' tokens, where a frozen keypoint encoder has made them before.
+        """
+        if z_k is None:
+            _, z_k = self.keypoint_encoder(clips.keypoints)  # (B, F, d)
         out = self._read(clips, z_k)[:, :-1]  # (B, F - 1, d)
         # The head predicts the change: staying where it is costs nothing to learn.
         return clips.keypoints[:, :-1, :, :3] + self.keypoint_head(out).unflatten(-1, (K, 3))
 
-    def human_errors(self, clips: Clips) -> tuple[Tensor, Tensor | None]:
+    def human_errors(self, clips: Clips, z_k: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What pretraining minimises: squared errors of the next keypoints, and a mask, 1 where the hand was seen.
 
-        Both expand to (B, F - 1, K, 3). For GR-1's recipe: of the next images, (B, F - 1, 1), and no mask.
+        Both expand to (B, F - 1, K, 3). For GR-1's recipe: of the next images, (B, F - 1, 1), and no mask. ``z_k`` as
+        in :meth:`next_keypoints`.
         """
         if self.config.objective == "images":
             images = clips.images[:, :, None]  # (B, F, 1, I, w)
             return self._image_errors(self._read(clips, None)[:, :-1, None], images[:, :-1], images[:, 1:]), None
         seen = (clips.keypoints[:, 1:, :, 3] * clips.keypoints[:, :-1, :, 3])[..., None]  # (B, F - 1, K, 1)
-        return (self.next_keypoints(clips) - clips.keypoints[:, 1:, :, :3]) ** 2, seen
+        return (self.next_keypoints(clips, z_k) - clips.keypoints[:, 1:, :, :3]) ** 2, seen
 
     def _image_errors(self, out: Tensor, now: Tensor, later: Tensor) -> Tensor:
         """GR-1: mean squared errors (...) of later images (..., I, w), predicted from (..., d) as features.
