@@ -19,6 +19,7 @@ from action_msgs.msg import GoalStatus
 from geometry_msgs.msg import Pose
 from node_process import ACTIVATE, CONFIGURE, DEACTIVATE, Graph, NodeProcess, wait_for
 from rclpy.action import ActionClient
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Empty
@@ -60,7 +61,9 @@ class Robot:
         node = graph.node
         self._clock = node.create_publisher(Clock, "/clock", qos.CLOCK) if clock else None
         self._states = node.create_publisher(JointState, self.contract.observation.joint_states.topic, qos.SENSOR)
-        node.create_subscription(JointTrajectory, self.contract.action.arm_topic, self._on_command, qos.RELIABLE)
+        # Deep: a busy machine may keep this process from its queue for long, and a lost command would look like a jump.
+        every = QoSProfile(depth=10_000, reliability=ReliabilityPolicy.RELIABLE)
+        node.create_subscription(JointTrajectory, self.contract.action.arm_topic, self._on_command, every)
         self.chunks = node.create_publisher(ActionChunkMessage, "/action_chunk", qos.RELIABLE)
         self.status = graph.listen(ExecutionStatus, "/execution_status", qos.RELIABLE)
         self._done = threading.Event()

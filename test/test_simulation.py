@@ -49,12 +49,14 @@ def test_same_seed_same_scene_and_no_task_is_done_at_the_start(tabletop):
 @pytest.mark.parametrize("task", ["open_drawer", "move_slider_left", "turn_on_led", "turn_off_lightbulb",
                                   "lift_pink_block", "push_blue_block_right", "put_red_block_in_drawer"])  # fmt: skip
 def test_expert_does_the_task_and_the_oracle_sees_it(tabletop, task, tmp_path):
-    episode = record_episode(tabletop, task, "B", seed=3)
+    tabletop.reset(3, task, "B")
+    episode = record_episode(tabletop, task, np.random.default_rng(3))
     assert episode is not None, "the expert failed"
     assert task_of(episode.instruction) == task
     write_episode(tmp_path / "episode_000000.npz", episode)
     again = read_episode(tmp_path / "episode_000000.npz")
     assert again.contract == episode.contract
+    assert again.completed == episode.completed
     np.testing.assert_array_equal(again.command_positions, episode.command_positions)
     np.testing.assert_array_equal(again.image("gripper", -1), episode.image("gripper", -1))
     assert again.points["static"].shape == (len(again), len(POINTS), 3)
@@ -103,7 +105,8 @@ def test_unknown_task_and_variant_say_what_there_is(tabletop):
 
 
 def test_damaged_episodes_are_refused(tabletop, tmp_path):
-    episode = record_episode(tabletop, "turn_on_led", "A", seed=4)
+    tabletop.reset(4, "turn_on_led", "A")
+    episode = record_episode(tabletop, "turn_on_led", np.random.default_rng(4))
     assert episode is not None
     path = tmp_path / "episode_000000.npz"
     with pytest.raises(DataError, match="no episode"):

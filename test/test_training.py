@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both training stages on small made-up data: they learn, go on where they stopped, and refuse bad data."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from learning_data import TINY, write_database, write_episodes
 
 from arvrm_ros.contract import load_contract
+from arvrm_ros.data.episodes import read_episode, write_episode
 from arvrm_ros.errors import CheckpointError, DataError
 from arvrm_ros.policies import load_policy
 from arvrm_ros.resources import resource
@@ -92,6 +94,15 @@ def test_disturbed_steps_are_never_learned(episodes):
     assert not valid[2].any()
     assert valid[1].tolist() == [True] + [False] * 9
     assert valid[0].tolist() == [True, True] + [False] * 8
+
+
+def test_an_episode_that_was_cut_teaches_nothing_beyond_its_end(tmp_path, episodes):
+    path = next(iter(sorted(episodes.glob("*.npz"))))
+    write_episode(tmp_path / path.name, dataclasses.replace(read_episode(path), completed=False))
+    robot = RobotEpisodes(tmp_path, ENCODER, load_contract("tabletop"), TINY)
+    assert robot._valid[0][5].tolist() == [True] * 3 + [False] * 7, "8 steps: only 5, 6 and 7 are known"
+    batch = robot.batch(np.random.default_rng(0), 4, np.array([0]))
+    assert not batch.progress.isfinite().any(), "how far it was from its end is not known either"
 
 
 def test_empty_data_says_what_to_do(tmp_path, episodes):
