@@ -26,6 +26,7 @@ from arvrm_ros.policies.arvrm.processor import (
     clip_images,
     clip_keypoints,
     relative_action,
+    within_reach,
 )
 from arvrm_ros.resources import resource
 
@@ -202,6 +203,23 @@ def test_relative_actions_and_targets_are_inverse():
     positions, quaternions = absolute_targets(position, quaternion, action)
     np.testing.assert_allclose(positions, targets, atol=1e-6)
     np.testing.assert_allclose(np.abs((quaternions * turned).sum(1)), 1, atol=1e-6)
+
+
+def test_steps_that_are_too_long_are_shortened_and_caught_up():
+    wanted = np.array([[0.0, 0, 0], [0.1, 0, 0], [0.1, 0, 0], [0.1, 0.01, 0]])
+    reached = within_reach(wanted, 0.06)
+    np.testing.assert_allclose(reached, [[0, 0, 0], [0.06, 0, 0], [0.1, 0, 0], [0.1, 0.01, 0]], atol=1e-12)
+    np.testing.assert_array_equal(within_reach(wanted, 0.2), wanted)
+
+
+def test_a_policy_asks_for_no_more_than_the_contract_allows(contract, encoders):
+    """Untrained and with actions of half a metre: its chunks are wild, but not too fast."""
+    wild = dataclasses.replace(NORMALISATION, action_scale=((0.5,) * 6,) * TINY.chunk)
+    policy = ArvrmPolicy(ArvrmModel(TINY), wild, *encoders, contract)
+    policy.reset("open the drawer")
+    positions = policy.predict_chunk(observation(contract, 0)).positions
+    speed = np.linalg.norm(np.diff(positions, axis=0), axis=1).max() / contract.action.step_period
+    assert 0.5 * contract.limits.cartesian_velocity < speed < contract.limits.cartesian_velocity
 
 
 def test_clip_of_one_frame_fills_the_model_inputs():

@@ -26,10 +26,18 @@ from arvrm_ros.perception.fast import accelerate
 from arvrm_ros.policies import PolicyError
 from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
 from arvrm_ros.policies.arvrm.model import ArvrmModel, Retrieved, Seen
-from arvrm_ros.policies.arvrm.processor import Normalisation, absolute_targets, clip_keypoints, robot_state
+from arvrm_ros.policies.arvrm.processor import (
+    Normalisation,
+    absolute_targets,
+    clip_keypoints,
+    robot_state,
+    within_reach,
+)
 from arvrm_ros.resources import resource
 
 IMAGE_ENCODER = "image_encoder.safetensors"
+WITHIN_LIMITS = 0.95
+"""Share of the contract's Cartesian limits that the policy asks for at most."""
 
 
 class ArvrmPolicy:
@@ -122,11 +130,14 @@ class ArvrmPolicy:
         if not np.isfinite(raw).all():
             raise PolicyError("the policy's output is not finite")
         targets, quaternions = absolute_targets(position, quaternion, raw[:, :6] * self._action_scale)
+        # A network keeps to no limit; without this, a chunk a little too fast would be refused whole, again and again.
+        limits, period = self.contract.limits, self.contract.action.step_period
+        targets = within_reach(targets, WITHIN_LIMITS * min(limits.cartesian_velocity * period, limits.max_step))
         gripper = 1 / (1 + np.exp(-raw[:, 6].astype(float)))
         self._sequence += 1
         return ActionChunk(
             stamp=observation.stamp,
-            step_period=self.contract.action.step_period,
+            step_period=period,
             positions=targets,
             quaternions=quaternions,
             # The demonstrations only ever command open or closed.

@@ -74,6 +74,18 @@ def absolute_targets(position: np.ndarray, quaternion: np.ndarray, action: np.nd
     return position + action[:, :3], turned.as_quat()
 
 
+def within_reach(positions: np.ndarray, longest: float) -> np.ndarray:
+    """Positions (N, 3) in metres of which none is farther than ``longest`` from the one before it.
+
+    A step that asks for more goes as far as it may towards its target, and those after it catch up.
+    """
+    reached = positions.copy()
+    for i in range(1, len(positions)):
+        step = positions[i] - reached[i - 1]
+        reached[i] = reached[i - 1] + step * min(1.0, longest / max(float(np.linalg.norm(step)), 1e-9))
+    return reached
+
+
 def clip_keypoints(clip: HumanClip, frames: int) -> np.ndarray:
     """Keypoints (F, K, 4) of a clip, normalised, with visibility; F frames spread evenly over it."""
     keypoints = (resample(clip.keypoints, frames) - KEYPOINT_CENTRE) * KEYPOINT_SCALE  # (F, K, 3)
