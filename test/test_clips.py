@@ -147,6 +147,18 @@ def test_the_projection_is_mujocos():
     np.testing.assert_allclose(-pose[:3, 1], scene.camera[0].up, atol=1e-5)
 
 
+def test_the_robot_view_looks_as_the_robots_static_camera_does():
+    from arvrm_ros.simulation.tabletop import Tabletop
+
+    tabletop = Tabletop(load_contract("tabletop"), render=False)
+    tabletop.reset(0, None, "A")
+    _, static = tabletop.camera_matrix("static", 128, 128)
+    keypoints = np.random.default_rng(0).normal((0.55, 0.0, 0.2), 0.05, (10, 21, 3))
+    drawn = [human.draw_camera(keypoints, "robot", 45.0, np.random.default_rng(i))[2] for i in range(30)]
+    forward = np.mean([pose[:3, 2] for pose in drawn], axis=0)
+    assert forward @ static[:3, 2] / np.linalg.norm(forward) > np.cos(np.deg2rad(5))
+
+
 def test_collected_clips_are_complete(collection):
     for folder in clip_folders(collection):
         clip = read_clip(folder)

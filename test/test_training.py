@@ -70,11 +70,11 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path, datab
             raise KeyboardInterrupt
         return original(self, *args)
 
-    from arvrm_ros.policies.arvrm.model import ArvrmModel
+    from arvrm_ros.policies.arvrm.model import Backbone
 
-    original = ArvrmModel.human_errors
+    original = Backbone.human_errors
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ArvrmModel, "human_errors", stop_at_step_13)
+        patch.setattr(Backbone, "human_errors", stop_at_step_13)
         with pytest.raises(KeyboardInterrupt):
             pretrain(database, tmp_path / "parts", TINY, schedule, batch=4)
     pretrain(database, tmp_path / "parts", TINY, schedule, batch=4)

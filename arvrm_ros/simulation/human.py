@@ -38,7 +38,10 @@ HEIGHT, WIDTH = 360, 480
 MAX_FRAMES = 80
 ATTEMPTS = 20
 ARM_GROUP = 2
-SMALLEST_HAND = 90  # pixels from wrist to middle fingertip (median), below which landmarks become coarse
+
+SMALLEST_HAND = {"robot": 60, "across": 90, "side": 90, "shoulder": 90}
+"""Per view, pixels from wrist to middle fingertip (median) that are wanted; smaller, landmarks become coarse."""
+
 
 SKINS = {
     "very light": (0.94, 0.80, 0.71),
@@ -54,7 +57,7 @@ STANDS = {"behind": (-0.10, 0.0), "opposite": (1.20, 0.0), "left": (0.45, 0.75),
 """Where the person stands: x and y of the middle of the shoulders, metres; "behind" is the robot's own place."""
 
 VIEWS = ("robot", "across", "side", "shoulder")
-"""Camera views: near the robot's static camera; facing the person; from the side; past the person's shoulder."""
+"""Camera views: as the robot's static camera; facing the person; from the side; past the person's shoulder."""
 
 
 @dataclass
@@ -196,14 +199,14 @@ def draw_camera(
     side = rng.choice([-1, 1])
     camera = mujoco.MjvCamera()
     camera.azimuth, camera.elevation = {
-        "robot": lambda: (71 + rng.normal(0, 10), -45 + rng.normal(0, 6)),
+        "robot": lambda: _direction(*scene.STATIC_CAMERA) + rng.normal(0, (10, 6)),
         "across": lambda: (heading + 180 + rng.uniform(-40, 40), -rng.uniform(25, 55)),
         "side": lambda: (heading + side * rng.uniform(60, 120), -rng.uniform(20, 50)),
         "shoulder": lambda: (heading + side * rng.uniform(35, 60), -rng.uniform(35, 60)),
     }[view]()
     low, high = keypoints.reshape(-1, 3).min(0), keypoints.reshape(-1, 3).max(0)
     camera.lookat[:] = (low + high) / 2 + rng.uniform(-0.03, 0.03, 3)
-    camera.distance = rng.uniform(0.45, 0.85)
+    camera.distance = rng.uniform(0.7, 1.1) if view == "robot" else rng.uniform(0.45, 0.85)
     while True:
         intrinsics, pose = camera_pose(camera, fovy)
         image = project(keypoints, intrinsics, pose, WIDTH, HEIGHT)[..., :2]
@@ -211,6 +214,12 @@ def draw_camera(
         if inside > 0.97 or camera.distance > 1.3:
             return camera, intrinsics, pose
         camera.distance *= 1.08
+
+
+def _direction(eye: tuple[float, float, float], target: tuple[float, float, float]) -> np.ndarray:
+    """Azimuth and elevation in degrees of the look from one point to another."""
+    x, y, z = np.subtract(target, eye)
+    return np.rad2deg([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))])
 
 
 def film(
@@ -279,7 +288,7 @@ def make_clip(root: Path, index: int, seed: int, contract: RobotContract) -> Pat
     cameras = [draw_camera(keypoints, view, fovy, rng) for _ in range(10)]
     lengths = [_hand_pixels(project(keypoints, k, pose, WIDTH, HEIGHT)) for _, k, pose in cameras]
     # The first that shows the hand large enough, else the one that shows it largest.
-    chosen = next((i for i, length in enumerate(lengths) if length >= SMALLEST_HAND), int(np.argmax(lengths)))
+    chosen = next((i for i, length in enumerate(lengths) if length >= SMALLEST_HAND[view]), int(np.argmax(lengths)))
     (camera, intrinsics, pose), length = cameras[chosen], lengths[chosen]
     image = project(keypoints, intrinsics, pose, WIDTH, HEIGHT)
     clip = Clip(

@@ -36,6 +36,9 @@ HANDLE_OFFSET = 0.06
 POINTS = ("block_red", "block_blue", "block_pink", "handle", "knob", "button", "lever", "led", "bulb")
 """Geoms whose places in the image the small image encoder learns to find."""
 
+STATIC_CAMERA = ((1.20, -0.42, 0.95), (0.50, 0.01, 0.10))
+"""Where the robot's static camera stands and what it looks at, metres."""
+
 _BLOCK_COLORS = {"red": (0.85, 0.12, 0.10), "blue": (0.10, 0.25, 0.85), "pink": (0.95, 0.45, 0.70)}
 _LED = {False: (0.25, 0.30, 0.25, 1.0), True: (0.15, 1.0, 0.25, 1.0)}
 _BULB = {False: (0.45, 0.42, 0.35, 1.0), True: (1.0, 0.95, 0.25, 1.0)}
@@ -165,7 +168,7 @@ def _rgba(color: tuple[float, float, float], shade: float = 1.0) -> str:
 
 
 def _world_xml(look: Variant) -> str:
-    front, top = TABLE_FRONT, TABLE_TOP
+    front, top, (eye, _) = TABLE_FRONT, TABLE_TOP, STATIC_CAMERA
     handle = -HANDLE_OFFSET
     button_x, button_y = look.button_xy
     switch_x, switch_y = look.switch_xy
@@ -195,7 +198,7 @@ def _world_xml(look: Variant) -> str:
     <light name="lamp" pos="{look.light[0]} {look.light[1]} {look.light[2]}"
            dir="{0.55 - look.light[0]} {-look.light[1]} -1.4"
            diffuse="0.55 0.55 0.52" specular="0.1 0.1 0.1" castshadow="false"/>
-    <camera name="static" pos="1.20 -0.42 0.95" xyaxes="{_look_at((1.20, -0.42, 0.95), (0.50, 0.01, 0.10))}" fovy="41"/>
+    <camera name="static" pos="{eye[0]} {eye[1]} {eye[2]}" xyaxes="{_look_at(*STATIC_CAMERA)}" fovy="41"/>
     <camera name="side" pos="0.22 -0.85 0.80" xyaxes="{_look_at((0.22, -0.85, 0.80), (0.52, 0.0, 0.11))}" fovy="45"/>
     <geom name="floor" type="plane" size="3 3 0.1" rgba="{_rgba(look.floor)}"/>
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from arvrm_ros.contract import RobotContract
 from arvrm_ros.errors import CheckpointError
 from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
-from arvrm_ros.policies.arvrm.model import SHARED, ArvrmModel, Retrieved
+from arvrm_ros.policies.arvrm.model import ArvrmModel, Retrieved
 from arvrm_ros.policies.arvrm.policy import fingerprint, save_checkpoint
 from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.retrieval.search import MotionSearch
@@ -63,15 +63,16 @@ def finetune(
     Returns:
         Validation figures: mean error of the chunk's positions in millimetres at its first and last step, and the
         gripper's accuracy.
+
+    Raises:
+        CheckpointError: the pretrained weights do not fit.
+        DataError: an episode or the database cannot be used.
     """
     robot = RobotEpisodes(episodes, image_encoder, contract, config, limit, variants)
     torch.manual_seed(schedule.seed)
     model = ArvrmModel(config).to(device())
     if pretrained is not None:
         _load_pretrained(model, pretrained)
-        if config.objective == "keypoints":
-            model.keypoint_encoder.requires_grad_(False)
-            model.keypoint_head.requires_grad_(False)
     clips: HumanClips | None = None
     features: Retrieved | None = None
     if database is not None:
@@ -138,7 +139,7 @@ def finetune(
         }
 
     def rate(name: str) -> float:
-        return config.pretrained_rate if pretrained is not None and name.split(".")[0] in SHARED else 1.0
+        return config.pretrained_rate if pretrained is not None and name in model.shared else 1.0
 
     train(out, model, losses, schedule, "fine-tuning", validate, rate)
     figures = validate()
@@ -181,9 +182,8 @@ def _choose(features: Retrieved, candidates: np.ndarray, count: int, without: np
 
 def _load_pretrained(model: ArvrmModel, path: Path) -> None:
     try:
-        weights = safetensors.torch.load_file(path)
-        if weights.keys() != model.shared_state().keys():
-            raise CheckpointError(f"{path} was made for another configuration; run 'arvrm pretrain' again")
-        model.load_state_dict(weights, strict=False)
+        model.load_pretrained(safetensors.torch.load_file(path))
+    except KeyError:
+        raise CheckpointError(f"{path} was made for another configuration; run 'arvrm pretrain' again") from None
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} is not a pretrained model of this configuration: {error}") from None

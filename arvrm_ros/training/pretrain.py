@@ -13,7 +13,7 @@ import torch
 from arvrm_ros.errors import DataError
 from arvrm_ros.files import replace_atomically
 from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
-from arvrm_ros.policies.arvrm.model import ArvrmModel
+from arvrm_ros.policies.arvrm.model import Backbone
 from arvrm_ros.policies.arvrm.processor import KEYPOINT_SCALE
 from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.training.dataset import HumanClips
@@ -44,7 +44,7 @@ def pretrain(
     if not len(training):
         raise DataError(f"the motion database holds {len(order)} clips with motion; at least 2 are needed")
     torch.manual_seed(schedule.seed)
-    model = ArvrmModel(config).to(device())
+    model = Backbone(config).to(device())
 
     def losses(rng: np.random.Generator) -> dict[str, torch.Tensor]:
         own = rank_slice(batch)
@@ -83,5 +83,5 @@ def pretrain(
     train(out, model, losses, schedule, "pretraining", validate)
     if is_first():
         with replace_atomically(out / WEIGHTS) as partial:
-            safetensors.torch.save_file({n: v.cpu().contiguous() for n, v in model.shared_state().items()}, partial)
+            safetensors.torch.save_file({n: v.cpu().contiguous() for n, v in model.state_dict().items()}, partial)
     return validate() | {"clips": len(order), "clips_without_motion": len(clips) - len(order)}

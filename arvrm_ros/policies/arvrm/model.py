@@ -25,10 +25,6 @@ ACTION = 7  # position (3) and rotation vector (3) relative to the observation, 
 MAP_RANK = 8  # of what the conditional map adds to the global one
 TARGET_TOKENS = 10  # of a predicted image: CLS, and the patches pooled to 3 x 3
 
-SHARED = ("text", "resampler", "image", "slot", "camera", "token", "place", "look_query", "look_key_value", "look_out",
-          "keypoint_encoder", "keypoint_head", "image_head", "position", "blocks", "norm")  # fmt: skip
-"""Parts that human clips train too, and that fine-tuning starts from."""
-
 
 @dataclass
 class Clips:
@@ -66,7 +62,7 @@ class Seen:
 
 @dataclass
 class Retrieved:
-    """What the retrieved clips of a batch bring to the fine-tuning: features by the frozen keypoint encoder.
+    """What the retrieved clips bring to the robot: features by the frozen keypoint encoder.
 
     Attributes:
         keypoint_features: (B, J, F, d, K) f_k; K last, so that the map is one matrix product.
@@ -163,8 +159,8 @@ class Resampler(nn.Module):
         return torch.cat([images[..., :1, :], self.norm(x).unflatten(0, images.shape[:-2])], -2)
 
 
-class ArvrmModel(nn.Module):
-    """The whole model; parts are switched by the configuration."""
+class Backbone(nn.Module):
+    """What human clips train, and fine-tuning starts from: the keypoint vision-language model (or GR-1's)."""
 
     def __init__(self, config: ArvrmConfig) -> None:
         super().__init__()
@@ -191,35 +187,9 @@ class ArvrmModel(nn.Module):
         else:
             out = TARGET_TOKENS * config.image_width
             self.image_head = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, out))
-        self.component_scale = nn.Parameter(torch.randn(S, d) * 0.5)
-        self.component_bias = nn.Parameter(torch.randn(S, d) * 0.02)
-        self.state_pool = nn.Sequential(nn.Linear(S * d, d), nn.GELU(), nn.Linear(d, d))
         self.position = nn.Parameter(torch.randn(max(config.history, config.clip_frames), d) * 0.02)
         self.blocks = nn.Sequential(*(Block(d, config.heads, config.dropout) for _ in range(config.layers)))
         self.norm = nn.LayerNorm(d)
-
-        if config.retrieval:
-            self.query, self.key = nn.Linear(d, d), nn.Linear(d, d)
-            self.frame = nn.Parameter(torch.randn(config.clip_frames, d) * 0.02)
-            rows = S if config.analogy else 1
-            # Without the map the keypoints' features are averaged.
-            self.analogy_map = nn.Parameter(torch.full((rows, K), 1.0 / K), requires_grad=config.analogy)
-            if config.analogy:
-                self.analogy_head = nn.Linear(d, 1)  # one number per component: its later state
-            if config.conditional:
-                self.map_gate = nn.Linear(d, MAP_RANK)
-                self.map_left = nn.Parameter(torch.zeros(S, MAP_RANK))
-                self.map_right = nn.Parameter(torch.randn(MAP_RANK, K) / K**0.5)
-            self.hint = nn.Sequential(nn.LayerNorm(rows * d), nn.Linear(rows * d, d), nn.GELU())
-        inputs = (1 + config.fold + config.retrieval) * d
-        self.action_head = nn.Sequential(
-            nn.Linear(inputs, 3 * d), nn.GELU(), nn.Linear(3 * d, 2 * d), nn.GELU(),
-            nn.Linear(2 * d, config.chunk * ACTION + 1),
-        )  # fmt: skip
-
-    def shared_state(self) -> dict[str, Tensor]:
-        """Weights of the :data:`SHARED` parts."""
-        return {name: value for name, value in self.state_dict().items() if name.split(".")[0] in SHARED}
 
     def see(self, images: Tensor, human: bool = False) -> Seen:
         """Image tokens (B, T, C, I, w) of the robot's cameras, or (B, F, 1, I, w) of human clips."""
@@ -249,8 +219,6 @@ class ArvrmModel(nn.Module):
         k, v = self.look_key_value(places.flatten(0, 1)).unflatten(-1, (2, heads, d // heads)).permute(2, 0, 3, 1, 4)
         return self.look_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, steps, d))
 
-    # Human clips
-
     def _read(self, clips: Clips, step_token: Tensor | None) -> Tensor:
         """What the model makes of each frame of a clip: (B, F, d)."""
         z_l = self.text(clips.text)
@@ -278,8 +246,8 @@ class ArvrmModel(nn.Module):
         if self.config.objective == "images":
             images = clips.images[:, :, None]  # (B, F, 1, I, w)
             return self._image_errors(self._read(clips, None)[:, :-1, None], images[:, :-1], images[:, 1:]), None
-        seen = (clips.keypoints[:, 1:, :, 3] * clips.keypoints[:, :-1, :, 3])[..., None]  # (B, F - 1, K, 1)
-        return (self.next_keypoints(clips, z_k) - clips.keypoints[:, 1:, :, :3]) ** 2, seen
+        true, there = clips.keypoints[..., :3], clips.keypoints[..., 3:]  # (B, F, K, 3), (B, F, K, 1)
+        return (self.next_keypoints(clips, z_k) - true[:, 1:]) ** 2, there[:, 1:] * there[:, :-1]
 
     def _image_errors(self, out: Tensor, now: Tensor, later: Tensor) -> Tensor:
         """GR-1: mean squared errors (...) of later images (..., I, w), predicted from (..., d) as features.
@@ -294,7 +262,48 @@ class ArvrmModel(nn.Module):
             change = torch.cat([change[..., :1, :], pooled], -2)  # (..., 10, w)
         return ((self.image_head(out).unflatten(-1, change.shape[-2:]) - change) ** 2).mean((-1, -2))
 
-    # Robot
+
+class ArvrmModel(Backbone):
+    """The whole model; parts are switched by the configuration."""
+
+    def __init__(self, config: ArvrmConfig) -> None:
+        super().__init__(config)
+        d = config.width
+        self.shared = frozenset(self.state_dict())  # names of what stage 1 has trained
+        self.component_scale = nn.Parameter(torch.randn(S, d) * 0.5)
+        self.component_bias = nn.Parameter(torch.randn(S, d) * 0.02)
+        self.state_pool = nn.Sequential(nn.Linear(S * d, d), nn.GELU(), nn.Linear(d, d))
+        if config.retrieval:
+            self.query, self.key = nn.Linear(d, d), nn.Linear(d, d)
+            self.frame = nn.Parameter(torch.randn(config.clip_frames, d) * 0.02)
+            rows = S if config.analogy else 1
+            # Without the map the keypoints' features are averaged.
+            self.analogy_map = nn.Parameter(torch.full((rows, K), 1.0 / K), requires_grad=config.analogy)
+            if config.analogy:
+                self.analogy_head = nn.Linear(d, 1)  # one number per component: its later state
+            if config.conditional:
+                self.map_gate = nn.Linear(d, MAP_RANK)
+                self.map_left = nn.Parameter(torch.zeros(S, MAP_RANK))
+                self.map_right = nn.Parameter(torch.randn(MAP_RANK, K) / K**0.5)
+            self.hint = nn.Sequential(nn.LayerNorm(rows * d), nn.Linear(rows * d, d), nn.GELU())
+        inputs = (1 + config.fold + config.retrieval) * d
+        self.action_head = nn.Sequential(
+            nn.Linear(inputs, 3 * d), nn.GELU(), nn.Linear(3 * d, 2 * d), nn.GELU(),
+            nn.Linear(2 * d, config.chunk * ACTION + 1),
+        )  # fmt: skip
+
+    def load_pretrained(self, weights: dict[str, Tensor]) -> None:
+        """Starts from the weights of stage 1; what it freezes stays frozen.
+
+        Raises:
+            KeyError: they are of another configuration.
+        """
+        if weights.keys() != self.shared:
+            raise KeyError(f"{len(self.shared ^ weights.keys())} weights are missing or unknown")
+        self.load_state_dict(weights, strict=False)
+        if self.config.objective == "keypoints":
+            self.keypoint_encoder.requires_grad_(False)
+            self.keypoint_head.requires_grad_(False)
 
     def forward(
         self,
