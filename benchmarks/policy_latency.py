@@ -95,7 +95,7 @@ class Runner:
     def act(self, seen: Seen, step: int) -> np.ndarray:
         """The chunk (N, 7) of a step, normalised."""
         states = torch.from_numpy(self.stream.states[step + 1 - seen.tokens.shape[1] : step + 1])[None].to(self.device)
-        return self.model(self.text, seen, states, self.retrieved)[0][0, -1].float().cpu().numpy()
+        return self.model(self.text, seen, states, self.retrieved, last=True)[0][0, 0].float().cpu().numpy()
 
     def remember(self, steps: range) -> None:
         """Fills the history."""

@@ -91,6 +91,17 @@ def test_future_steps_do_not_change_past_chunks():
     assert not torch.allclose(chunk[:, 2], changed[:, 2])
 
 
+@pytest.mark.parametrize("fold", [True, False])
+def test_the_last_step_alone_is_the_last_of_all(fold):
+    torch.manual_seed(0)
+    model = ArvrmModel(dataclasses.replace(TINY, fold=fold)).eval()
+    seen, state, text = model.see(torch.randn(2, 3, 2, 10, 64)), torch.randn(2, 3, 7), torch.randn(2, 384)
+    clips = Retrieved(torch.randn(2, 2, 10, 32, 21), torch.randn(2, 2, 10, 32), torch.ones(2, 2))
+    for every, last in zip(model(text, seen, state, clips), model(text, seen, state, clips, last=True), strict=True):
+        assert last.shape[1] == 1
+        torch.testing.assert_close(last, every[:, -1:])
+
+
 def test_analogy_map_carries_keypoint_features_to_components():
     """f* = (1 - alpha) m f_k + alpha f_s, against the same sum written with loops."""
     torch.manual_seed(0)

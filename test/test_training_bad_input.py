@@ -22,11 +22,13 @@ from arvrm_ros.data.episodes import read_episode, write_episode
 from arvrm_ros.errors import DataError
 from arvrm_ros.perception.text_encoder import TextEncoder
 from arvrm_ros.policies import load_policy
+from arvrm_ros.policies.arvrm.model import ArvrmModel
 from arvrm_ros.resources import package_share, resource
 from arvrm_ros.retrieval.building import BuildOptions, build
 from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.retrieval.search import MotionSearch
-from arvrm_ros.training.finetune import finetune
+from arvrm_ros.training.dataset import HumanClips, RobotEpisodes
+from arvrm_ros.training.finetune import _choose, _keypoint_features, finetune
 from arvrm_ros.training.loop import Schedule
 from arvrm_ros.training.pretrain import pretrain
 
@@ -43,6 +45,28 @@ def log(folder):
 
 
 # Clips
+
+
+def test_a_task_with_few_clips_is_trained_with_those_there_are(tmp_path):
+    """The true task of every other episode has a single clip, that of the others has five."""
+    rng = np.random.default_rng(0)
+    clips = [human_clip(i, rng) for i in range(6)]
+    for i, clip in enumerate(clips):
+        clip.task = "lift_red_block" if i == 4 else "open_drawer"
+    robot = RobotEpisodes(write_episodes(tmp_path, 2), ENCODER, load_contract("tabletop"), TINY)
+    robot.tasks = ["open_drawer", "lift_red_block"]
+    database = MotionDatabase.create(tmp_path / "clips.lance")
+    database.add(clips)
+    search = MotionSearch(database)
+    robot.retrieve(search, 2 * TINY.retrieved, "oracle_task")
+    assert robot.clips.shape == (2, 4)
+    assert (robot.clips[0] >= 0).all()
+    of_lift = [i for i, clip in enumerate(search.clips) if clip.task == "lift_red_block"]
+    assert robot.clips[1].tolist() == [*of_lift, -1, -1, -1]
+    features = _keypoint_features(ArvrmModel(TINY).eval(), HumanClips(search.clips, TINY))
+    chosen = _choose(features, robot.clips[:, ::-1], TINY.retrieved)
+    assert chosen.present.tolist() == [[1, 1], [1, 0]]
+    torch.testing.assert_close(chosen.tokens[1, 0], features.tokens[of_lift[0]])
 
 
 def test_a_clip_without_a_hand_is_rejected_and_one_of_a_single_frame_kept(tmp_path):

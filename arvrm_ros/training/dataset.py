@@ -42,7 +42,7 @@ class RobotBatch:
         action, gripper: (B, T, N, 6) and (B, T, N).
         progress: (B, T) in [0, 1], NaN where it is not known.
         valid: (B, T, N) the steps to learn.
-        clips: (B, candidates) retrieved, best first.
+        clips: (B, candidates) retrieved, best first; -1 where there are fewer.
     """
 
     text: torch.Tensor
@@ -168,7 +168,8 @@ class RobotEpisodes:
             [index[m.clip.clip_id] for m in search.search(text, view[None], count, mode, task).motions]
             for text, view, task in zip(self.text, self.first_view, self.tasks, strict=True)
         ]
-        self.clips = np.array(found, int)  # (E, count)
+        # A mode that looks at one task alone finds no more clips than the task has.
+        self.clips = np.array([row + [-1] * (count - len(row)) for row in found], int)  # (E, count)
 
     def batch(self, rng: np.random.Generator, size: int, among: np.ndarray) -> RobotBatch:
         """Draws windows from the episodes ``among`` (indices), longer ones more often."""

@@ -169,9 +169,10 @@ def _keypoint_features(model: ArvrmModel, clips: HumanClips) -> Retrieved:
 
 
 def _choose(features: Retrieved, candidates: np.ndarray, count: int, without: np.ndarray | None = None) -> Retrieved:
-    """The first J of the candidate clips (B, 2 J) per window; none where ``without`` (B, 1)."""
-    chosen = candidates[:, :count]
-    present = torch.ones(chosen.shape)
+    """The first J of the candidate clips (B, 2 J) per window, -1 is none; none at all where ``without`` (B, 1)."""
+    there_first = np.argsort(candidates < 0, axis=1, kind="stable")
+    chosen = np.take_along_axis(candidates, there_first, axis=1)[:, :count]
+    present = torch.from_numpy((chosen >= 0).astype(np.float32))
     if without is not None:
         present *= torch.from_numpy(1.0 - without.astype(np.float32))
     stored = features.keypoint_features

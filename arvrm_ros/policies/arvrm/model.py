@@ -86,13 +86,15 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, L, d) to the same."""
+    def forward(self, x: Tensor, last: bool = False) -> Tensor:
+        """(B, L, d) to the same, or to the ``last`` of the L tokens alone, (B, 1, d)."""
         b, length, d = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(b, length, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)  # (B, h, L, d / h)
-        x = x + self.drop(self.out(attended.transpose(1, 2).reshape(b, length, d)))
+        if last:  # which sees all the others
+            q, x = q[:, :, -1:], x[:, -1:]
+        dropout, causal = self.dropout if self.training else 0.0, self.causal and not last
+        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)  # (B, h, L, d / h)
+        x = x + self.drop(self.out(attended.transpose(1, 2).reshape(*x.shape)))
         return x + self.drop(self.mlp(self.norm2(x)))
 
 
@@ -201,14 +203,19 @@ class Backbone(nn.Module):
             return Seen(tokens, (self.token(images) + self.place[which]).flatten(2, 3))
         return Seen(self.image(images) + self.slot + camera[:, None], None)
 
-    def _run(self, text: Tensor, seen: Seen, step_token: Tensor | None) -> Tensor:
-        """The transformer over z_l, (z_o, step token)_1..T; its outputs (B, T, d) at the last token of each step."""
+    def _run(self, text: Tensor, seen: Seen, step_token: Tensor | None, last: bool = False) -> Tensor:
+        """The transformer over z_l, (z_o, step token)_1..T; its outputs (B, T, d) at the last token of each step.
+
+        With ``last``, of the last step alone, (B, 1, d).
+        """
         groups = seen.tokens.flatten(2, 3)  # (B, T, C n, d)
         if step_token is not None:
             groups = torch.cat([groups, step_token[:, :, None]], 2)  # (B, T, C n + 1, d)
         steps, group = groups.shape[1:3]
         groups = groups + self.position[:steps, None]
         sequence = torch.cat([text[:, None], groups.flatten(1, 2)], 1)  # (B, 1 + T group, d)
+        if last:
+            return self.norm(self.blocks[-1](self.blocks[:-1](sequence), last=True))
         return self.norm(self.blocks(sequence))[:, group::group]
 
     def _look(self, query: Tensor, places: Tensor) -> Tensor:
@@ -312,6 +319,7 @@ class ArvrmModel(Backbone):
         state: Tensor,
         retrieved: Retrieved | None,
         future: tuple[Tensor, Tensor] | None = None,
+        last: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Robot steps to action chunks.
 
@@ -321,6 +329,7 @@ class ArvrmModel(Backbone):
             state: (B, T, S).
             retrieved: the clips' features, or None.
             future: the images (B, T, C, I, w) of now and of some steps later, for GR-1's loss in training.
+            last: give the last step alone, as T = 1; what acts needs no other.
 
         Returns:
             Chunks (B, T, N, 7), progress logits (B, T), and in training a third: the later state (B, T, J, S) that
@@ -329,13 +338,13 @@ class ArvrmModel(Backbone):
         f_s = state[..., None] * self.component_scale + self.component_bias  # (B, T, S, d)
         z_s = self.state_pool(f_s.flatten(2))  # (B, T, d)
         z_l = self.text(text)
-        out = self._run(z_l, seen, z_s)  # (B, T, d)
+        out = self._run(z_l, seen, z_s, last)  # (B, T, d)
         asked = out + z_l[:, None]
         parts, extra = [out], None
         if seen.places is not None:
-            parts.append(self._look(asked, seen.places))
+            parts.append(self._look(asked, seen.places[:, -out.shape[1] :]))
         if self.config.retrieval:
-            hint, extra = self._hint(asked, f_s, retrieved)
+            hint, extra = self._hint(asked, f_s[:, -out.shape[1] :], retrieved)
             parts.append(hint)
         if future is not None:
             extra = self._image_errors(out[:, :, None] + self.camera[:-1], *future)

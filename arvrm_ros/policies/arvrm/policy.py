@@ -123,8 +123,8 @@ class ArvrmPolicy:
 
         seen = Seen.concatenate(list(self._seen))  # (1, t, ...)
         states = torch.from_numpy(np.stack(self._states))[None]  # (1, t, S)
-        chunks, progress, _ = self.model(self._text, seen, states, self._retrieved)
-        raw = chunks[0, -1].numpy()  # (N, 7)
+        chunks, progress, _ = self.model(self._text, seen, states, self._retrieved, last=True)
+        raw = chunks[0, 0].numpy()  # (N, 7)
         predicted = time.perf_counter()
 
         if not np.isfinite(raw).all():
@@ -144,7 +144,7 @@ class ArvrmPolicy:
             gripper=(gripper > 0.5).astype(float),
             sequence=self._sequence,
             instruction=self._instruction,
-            progress=float(torch.sigmoid(progress[0, -1])),
+            progress=float(torch.sigmoid(progress[0, 0])),
             stages={
                 "encode": encoded - started,
                 "predict": predicted - encoded,
