@@ -7,13 +7,23 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 
-def process_pool(workers: int) -> ProcessPoolExecutor:
-    """A pool of ``workers`` fresh interpreters: threads and OpenGL contexts do not survive a fork."""
+def process_pool(workers: int, prepare: Callable[[], None] | None = None) -> ProcessPoolExecutor:
+    """A pool of ``workers`` fresh interpreters: threads and OpenGL contexts do not survive a fork.
+
+    ``prepare`` is called once in each.
+    """
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=end_with_parent)
+    return ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_begin, initargs=(prepare,))
+
+
+def _begin(prepare: Callable[[], None] | None) -> None:
+    end_with_parent()
+    if prepare is not None:
+        prepare()
 
 
 def end_with_parent() -> None:

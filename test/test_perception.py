@@ -20,7 +20,7 @@ from arvrm_ros.perception import models
 from arvrm_ros.perception.cameras import FolderSource, FrameSets, VideoSource, open_source, resize
 from arvrm_ros.perception.landmarker import HandLandmarker
 from arvrm_ros.perception.overlay import BONES, draw_hand
-from arvrm_ros.retrieval.building import BuildOptions, RejectedClipError, fill_gaps
+from arvrm_ros.retrieval.extraction import ExtractionOptions, RejectedClipError, fill_gaps
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +129,10 @@ def test_gaps_are_filled_and_poor_tracks_rejected() -> None:
     def hand(value: float) -> list[HandDetection]:
         return [HandDetection(np.full((21, 3), value, np.float32), np.zeros((21, 3)), 1.0, "left")]
 
-    options = BuildOptions(min_visible=0.4, max_gap=0.2)
-    keypoints, visible = fill_gaps([[], hand(1), [], [], hand(4), hand(5), []], 0.1, options)
+    options = ExtractionOptions(min_visible=0.4, max_gap=0.2)
+    keypoints, world, visible = fill_gaps([[], hand(1), [], [], hand(4), hand(5), []], 0.1, options)
     assert keypoints[:, 7, 2].tolist() == [1, 1, 2, 3, 4, 5, 5]
+    assert not world.any()
     assert visible.tolist() == [False, True, False, False, True, True, False]
     with pytest.raises(RejectedClipError, match=r"lost for more than 0\.2 s"):
         fill_gaps([hand(1), [], [], [], hand(1), hand(1)], 0.1, options)

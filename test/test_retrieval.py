@@ -177,7 +177,7 @@ def test_databases_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a motion database"):
         MotionDatabase.open(tmp_path / "other.lance")
     connection.create_table("newer", schema=schema.with_metadata({"arvrm_schema_version": str(SCHEMA_VERSION + 1)}))
-    with pytest.raises(DataError, match=r"schema version 2.*update arvrm_ros"):
+    with pytest.raises(DataError, match=rf"schema version {SCHEMA_VERSION + 1}.*update arvrm_ros"):
         MotionDatabase.open(tmp_path / "newer.lance")
 
 

@@ -24,8 +24,9 @@ from arvrm_ros.perception.text_encoder import TextEncoder
 from arvrm_ros.policies import load_policy
 from arvrm_ros.policies.arvrm.model import ArvrmModel
 from arvrm_ros.resources import package_share, resource
-from arvrm_ros.retrieval.building import BuildOptions, build
+from arvrm_ros.retrieval.building import build
 from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.retrieval.extraction import ExtractionOptions
 from arvrm_ros.retrieval.search import MotionSearch
 from arvrm_ros.training.dataset import HumanClips, RobotEpisodes
 from arvrm_ros.training.finetune import _choose, _keypoint_features, finetune
@@ -76,8 +77,8 @@ def test_a_clip_without_a_hand_is_rejected_and_one_of_a_single_frame_kept(tmp_pa
     write_clip(tmp_path / "clips", Clip("empty_table", "open the drawer"), [table] * 5, 0.1)
     write_clip(tmp_path / "clips", Clip("one_frame", "öffne die Schublade"), [hand], 0.1)
     database = MotionDatabase.create(tmp_path / "clips.lance")
-    counts = build(database, tmp_path / "clips", BuildOptions(), workers=1, progress=False)
-    assert counts == {"added": 1, "hand found in less than 50% of the frames": 1}
+    tally = build(database, tmp_path / "clips", ExtractionOptions(), workers=1, progress=False)
+    assert tally.counts == {"added": 1, "hand found in less than 50% of the frames": 1}
     (clip,) = database.clips()
     assert clip.keypoints.shape == (1, 21, 3)
     assert clip.caption == "öffne die Schublade"

@@ -13,23 +13,31 @@ import numpy as np
 
 from arvrm_ros.errors import DataError
 from arvrm_ros.resources import resource
-from arvrm_ros.retrieval.building import BuildOptions, build, encoder_fingerprints
+from arvrm_ros.retrieval.building import ADDED, KNOWN, build, encoder_fingerprints
 from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.retrieval.extraction import ExtractionOptions
 from arvrm_ros.retrieval.search import LANGUAGE_WEIGHT, MODES, MotionSearch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares ``arvrm db build``, ``search`` and ``stats``."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    options = BuildOptions()
+    options = ExtractionOptions()
     style = argparse.ArgumentDefaultsHelpFormatter
     making = actions.add_parser(
         "build",
-        help="make or extend a database from a folder of clips",
-        description="Adds the clips that are not in the database yet; run it again to go on after a stop.",
+        help="make or extend a database from videos of hands",
+        description="""Adds the hand motions of a source that are not in the database yet; run it again to go on after a
+            stop, with another source to add that too. A source is a folder of videos, at any depth, whose captions are
+            in captions.csv (columns video, caption and, if only a part is meant, start and end in seconds) or
+            captions.jsonl in it, or else in the files' names (open_the_drawer.mp4); or a folder of clips as `arvrm
+            collect human` makes; or the annotations of EPIC-KITCHENS (EPIC_100_train.csv) or Ego4D (fho_main.json,
+            narration.json), with --videos. Videos longer than --longest of which nobody says when something is done are
+            cut where the hand comes and goes.""",
         formatter_class=style,
     )
-    making.add_argument("clips", type=Path, help="folder of clips, e.g. of `arvrm collect human`")
+    making.add_argument("source", type=Path, help="folder of videos or clips, or a file of annotations")
+    making.add_argument("--videos", type=Path, help="folder of the videos that annotations are about")
     making.add_argument("--out", required=True, help="the database, path or URI of a NAME.lance")
     making.add_argument("--rate", type=float, default=options.rate, help="frames per second of the tracks")
     making.add_argument(
@@ -38,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     making.add_argument(
         "--max-gap", type=float, default=options.max_gap, help="seconds without a hand that are filled at most"
     )
+    making.add_argument("--shortest", type=float, default=options.shortest, help="seconds of a clip at least, when cut")
+    making.add_argument("--longest", type=float, default=options.longest, help="seconds of a clip at most")
     making.add_argument(
         "--visual-frames",
         type=int,
@@ -75,10 +85,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    options = BuildOptions(
+    options = ExtractionOptions(
         rate=args.rate,
         min_visible=args.min_visible,
         max_gap=args.max_gap,
+        shortest=args.shortest,
+        longest=args.longest,
         visual_frames=args.visual_frames,
         image_encoder=args.image_encoder,
     )
@@ -89,9 +101,12 @@ def _build(args: argparse.Namespace) -> int:
             raise DataError(f"{args.out} was made with other encoders: give another --out, or remove it first")
     else:
         database = MotionDatabase.create(args.out, features)
-    counts = build(database, args.clips, options, args.workers)
-    for what, count in counts.most_common():
-        print(f"{count:6d}  {what if what in ('added', 'already there') else f'rejected: {what}'}")
+    tally = build(database, args.source, options, args.workers, args.videos)
+    for outcome, count in tally.counts.most_common():
+        names = (
+            f" ({', '.join(tally.examples[outcome])}{', ...' if count > 3 else ''})" if tally.examples[outcome] else ""
+        )
+        print(f"{count:6d}  {outcome if outcome in (ADDED, KNOWN) else f'rejected: {outcome}{names}'}")
     print(f"{len(database):6d}  clips in {args.out}")
     return 0 if len(database) else 1
 

@@ -89,7 +89,11 @@ class HumanClip:
         visible: (T,) bool; False where no hand was found and the row was interpolated.
         language: (d_l,) float32 unit text feature of the caption.
         visual: (T, d_o) float32 unit image feature per frame, or fewer rows evenly spread over the clip.
-        video: path or URI of the video, "" when there is none.
+        video: path or URI of the video, from the source's folder where it lies in one; "" when there is none.
+        start: seconds from the video's first frame to the clip's.
+        handedness: "left", "right", or "" when it is not known.
+        world: (T, 21, 3) float32 metres, as in :class:`HandDetection`; (0, 21, 3) when it is not known.
+        quality: in [0, 1], the landmarker's mean confidence over all frames, 0 for those without a hand.
         task: id of the task when it is known (simulated clips); "" otherwise. Never shown to the policy.
     """
 
@@ -102,6 +106,10 @@ class HumanClip:
     visual: np.ndarray
     video: str = ""
     task: str = ""
+    start: float = 0.0
+    handedness: str = ""
+    world: np.ndarray = field(default_factory=lambda: np.zeros((0, len(HAND_KEYPOINTS), 3), np.float32))
+    quality: float = 1.0
 
 
 @dataclass

@@ -1,10 +1,11 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whole short videos to and from arrays (PyAV)."""
+"""Videos to and from arrays (PyAV): written whole, read whole or frame by frame."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -36,8 +37,77 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], frame_period: fl
         container.mux(stream.encode())
 
 
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video's header says: seconds (0 when it does not say) and frames per second."""
+
+    seconds: float
+    rate: float
+
+
+def probe(path: Path | str) -> VideoInfo:
+    """Reads a video's header.
+
+    Raises:
+        DataError: no such file, or no video in it.
+    """
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            ticks = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+            seconds = float(ticks) if ticks is not None else (container.duration or 0) / av.time_base
+            return VideoInfo(seconds, float(stream.average_rate or stream.base_rate or 0))
+    except IndexError:
+        raise DataError(f"{path} holds no video") from None
+    except (av.error.FFmpegError, OSError) as error:
+        raise DataError(f"cannot read the video {path}: {error}") from None
+
+
+def read_frames(
+    path: Path | str, start: float = 0.0, end: float = float("inf"), rate: float = float("inf")
+) -> Iterator[tuple[float, np.ndarray]]:
+    """The frames of a part of a video, one in memory at a time, as they are meant to be seen.
+
+    Args:
+        path: phone videos that carry a rotation are turned upright; 10-bit ones become 8-bit.
+        start: seconds from the first frame.
+        end: seconds, exclusive.
+        rate: frames per second that are given at most; from faster videos frames are left out.
+
+    Yields:
+        Time in seconds from the video's first frame, by its time stamps, and the (H, W, 3) uint8 RGB image.
+
+    Raises:
+        DataError: no such file, no video in it, or damage, with the time of it.
+    """
+    time, due = 0.0, start
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            first = float((stream.start_time or 0) * stream.time_base) if stream.time_base else 0.0
+            if start > 0 and stream.time_base:
+                container.seek(int((start + first) / stream.time_base), stream=stream)
+            period = float(1 / stream.average_rate) if stream.average_rate else 0.0
+            for frame in container.decode(stream):
+                time = time + period if frame.time is None else frame.time - first
+                if time >= end:
+                    return
+                # A quarter of a period early is on time: the stamps of phones jitter.
+                if time < start or time < due - 0.25 / rate:
+                    continue
+                due = max(due + 1 / rate, time + 0.75 / rate)
+                image = frame.to_ndarray(format="rgb24")
+                yield time, np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image
+    except IndexError:
+        raise DataError(f"{path} holds no video") from None
+    except av.error.InvalidDataError as error:
+        raise DataError(f"the video {path} is damaged after {time:.1f} s: {error}") from None
+    except (av.error.FFmpegError, OSError) as error:
+        raise DataError(f"cannot read the video {path}: {error}") from None
+
+
 def read_video(path: Path | str) -> tuple[np.ndarray, float]:
-    """All frames of a video.
+    """All frames of a short video.
 
     Returns:
         (T, H, W, 3) uint8 RGB, and the seconds between two frames.
@@ -45,13 +115,8 @@ def read_video(path: Path | str) -> tuple[np.ndarray, float]:
     Raises:
         DataError: no such file, or no video that can be read.
     """
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-            rate = stream.average_rate
-    except (av.error.FFmpegError, OSError, IndexError) as error:
-        raise DataError(f"cannot read the video {path}: {error}") from None
+    rate = probe(path).rate
+    frames = [image for _, image in read_frames(path)]
     if not frames or not rate:
         raise DataError(f"the video {path} has no frames")
-    return np.stack(frames), float(1 / rate)
+    return np.stack(frames), 1 / rate

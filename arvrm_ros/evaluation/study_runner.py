@@ -138,8 +138,9 @@ def prepare(study: Study, out: Path, workers: int) -> None:
         ArvrmError: it cannot be made, or what is there is not the study's.
     """
     from arvrm_ros.data.clips import clip_folders
-    from arvrm_ros.retrieval.building import BuildOptions, build, check_encoders, encoder_fingerprints
+    from arvrm_ros.retrieval.building import build, check_encoders, encoder_fingerprints
     from arvrm_ros.retrieval.database import MotionDatabase
+    from arvrm_ros.retrieval.extraction import ExtractionOptions
     from arvrm_ros.simulation.demonstrations import collect_robot
     from arvrm_ros.simulation.human import collect_human
 
@@ -170,7 +171,7 @@ def prepare(study: Study, out: Path, workers: int) -> None:
         check_encoders(database, features)
     else:
         database = MotionDatabase.create(database_path, features)
-    build(database, human, BuildOptions(visual_frames=10, image_encoder=encoder), workers)
+    build(database, human, ExtractionOptions(visual_frames=10, image_encoder=encoder), workers)
     write_json(done, settings)
 
 

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import pyarrow as pa
 from arvrm_ros.data.types import HAND_KEYPOINTS, HumanClip
 from arvrm_ros.errors import DataError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _VERSION_KEY, _FEATURES_KEY = b"arvrm_schema_version", b"arvrm_features"
 
 # Lists are flat; `frames` and the number of keypoints give the shapes back. Keypoints in float16 are exact to
@@ -36,21 +38,37 @@ _COLUMNS = [
     pa.field("visual", pa.list_(pa.float16()), nullable=False),
     pa.field("visual_frames", pa.int32(), nullable=False),
     pa.field("thumbnail", pa.binary(), nullable=False),
+    # Since version 2:
+    pa.field("start", pa.float64(), nullable=False),
+    pa.field("handedness", pa.string(), nullable=False),
+    pa.field("world", pa.list_(pa.float32()), nullable=False),
+    pa.field("quality", pa.float32(), nullable=False),
+]
+
+_SOURCE_COLUMNS = [
+    pa.field("name", pa.string(), nullable=False),
+    pa.field("options", pa.string(), nullable=False),
+    pa.field("counts", pa.string(), nullable=False),
 ]
 
 
 class MotionDatabase:
     """Human clips in a LanceDB table; the path or URI ends in ``NAME.lance``. Every :meth:`add` is one transaction.
 
+    ``NAME_sources.lance`` beside it remembers which videos were looked through, so that a build can go on where it was;
+    without it all that is lost is time.
+
     Attributes:
         uri: where it is.
         features: what the stored features were made with, e.g. the image encoder's fingerprint.
     """
 
-    def __init__(self, uri: str, table: Any) -> None:
+    def __init__(self, uri: str, connection: Any, table: Any) -> None:
         """For :meth:`open` and :meth:`create`."""
         self.uri = uri
+        self._connection = connection
         self._table = table
+        self._ids: set[str] | None = None
         self.features: dict[str, str] = json.loads(table.schema.metadata[_FEATURES_KEY])
         self._clips: list[HumanClip] | None = None
 
@@ -71,7 +89,7 @@ class MotionDatabase:
             table = connection.create_table(name, schema=pa.schema(_COLUMNS, metadata=metadata))
         except (OSError, ValueError, RuntimeError) as error:
             raise DataError(f"cannot make the motion database {uri}: {_first_line(error)}") from None
-        return cls(str(uri), table)
+        return cls(str(uri), connection, table)
 
     @classmethod
     def open(cls, uri: str | Path) -> MotionDatabase:
@@ -96,7 +114,7 @@ class MotionDatabase:
                 f"the motion database {uri} has schema version {version}, this arvrm_ros reads up to "
                 f"{SCHEMA_VERSION}: update arvrm_ros, or build the database again"
             )
-        return cls(str(uri), table)
+        return cls(str(uri), connection, table)
 
     def add(self, clips: Sequence[HumanClip], thumbnails: Sequence[bytes] | None = None) -> None:
         """Appends clips in one transaction.
@@ -106,11 +124,13 @@ class MotionDatabase:
             thumbnails: per clip a JPEG for reports; b"" when there is none.
 
         Raises:
-            DataError: a clip is malformed, or its id is taken; nothing is added then.
+            DataError: a clip is malformed, its id is taken, or the disk is full; nothing is added then.
         """
         if not clips:
             return
-        known = self.ids()
+        if "world" not in self._table.schema.names:
+            raise DataError(f"{self.uri} was made by an older version, which stored less: build it again")
+        known = set(self.ids())
         first = next(iter(self._read(limit=1)), clips[0])
         for clip in clips:
             check_clip(clip)
@@ -133,11 +153,70 @@ class MotionDatabase:
                 "visual": np.asarray(clip.visual, np.float16).ravel(),
                 "visual_frames": len(clip.visual),
                 "thumbnail": thumbnail,
+                "start": clip.start,
+                "handedness": clip.handedness,
+                "world": np.asarray(clip.world, np.float32).ravel(),
+                "quality": clip.quality,
             }
             for clip, thumbnail in zip(clips, thumbnails or [b""] * len(clips), strict=True)
         ]
-        self._table.add(pa.Table.from_pylist(rows, schema=pa.schema(_COLUMNS)))
-        self._clips = None
+        self._append(self._table, pa.Table.from_pylist(rows, schema=pa.schema(_COLUMNS)))
+        self._clips, self._ids = None, known
+
+    def _append(self, table: Any, rows: pa.Table) -> None:
+        try:
+            table.add(rows)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise DataError(f"cannot write to {self.uri}: {_first_line(error)}; run it again to go on") from None
+
+    def remember_sources(self, counts: dict[str, dict[str, int]], options: str) -> None:
+        """Notes that videos were looked through.
+
+        Args:
+            counts: per video's name, how many clips came of it and how many were rejected for which reason.
+            options: fingerprint of how they were looked at.
+        """
+        if not counts:
+            return
+        schema = pa.schema(_SOURCE_COLUMNS)
+        table = self._connection.create_table(self._sources_name, schema=schema, exist_ok=True)
+        rows = [{"name": name, "options": options, "counts": json.dumps(count)} for name, count in counts.items()]
+        self._append(table, pa.Table.from_pylist(rows, schema=schema))
+
+    def sources(self, options: str) -> dict[str, dict[str, int]]:
+        """What :meth:`remember_sources` has noted of the videos that were looked at in this way."""
+        try:
+            table = self._connection.open_table(self._sources_name)
+        except (OSError, ValueError, RuntimeError):
+            return {}  # nothing was looked through yet, or it was lost
+        rows = table.search().limit(None).to_arrow().to_pylist()
+        return {row["name"]: json.loads(row["counts"]) for row in rows if row["options"] == options}
+
+    @property
+    def _sources_name(self) -> str:
+        return f"{self._table.name}_sources"
+
+    @contextlib.contextmanager
+    def building(self) -> Iterator[None]:
+        """Keeps a second builder out, on this machine.
+
+        Raises:
+            DataError: another process builds this database, or its place cannot be written.
+        """
+        if "://" in self.uri:  # object storage: Lance itself refuses what conflicts
+            yield
+            return
+        lock = Path(f"{self.uri}.lock")
+        try:
+            with lock.open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield
+        except BlockingIOError:
+            raise DataError(f"another process is building {self.uri}: wait for it, or give another --out") from None
+        except PermissionError:
+            raise DataError(
+                f"{self.uri} cannot be written here: copy it to where it can, or give another --out"
+            ) from None
 
     def compact(self) -> None:
         """Merges the files that many :meth:`add` left behind and drops old versions."""
@@ -149,8 +228,10 @@ class MotionDatabase:
         return int(self._table.count_rows())
 
     def ids(self) -> set[str]:
-        """The ids of all clips."""
-        return set(self._table.search().select(["clip_id"]).limit(None).to_arrow()["clip_id"].to_pylist())
+        """The ids of all clips; read once, then kept."""
+        if self._ids is None:
+            self._ids = set(self._table.search().select(["clip_id"]).limit(None).to_arrow()["clip_id"].to_pylist())
+        return self._ids
 
     def clips(self) -> list[HumanClip]:
         """All clips in the order they were added; read once, then kept."""
@@ -159,7 +240,8 @@ class MotionDatabase:
         return self._clips
 
     def _read(self, limit: int | None = None) -> list[HumanClip]:
-        columns = [field.name for field in _COLUMNS if field.name != "thumbnail"]
+        there = set(self._table.schema.names)
+        columns = [field.name for field in _COLUMNS if field.name in there and field.name != "thumbnail"]
         return [_clip(row) for row in _rows(self._table.search().select(columns).limit(limit).to_arrow())]
 
     def thumbnails(self, ids: Sequence[str]) -> dict[str, bytes]:
@@ -183,12 +265,16 @@ def check_clip(clip: HumanClip) -> None:
         ("no frames", frames == 0),
         ("keypoints that are not (T, 21, 3)", clip.keypoints.shape[1:] != (len(HAND_KEYPOINTS), 3)),
         ("visible that is not (T,)", clip.visible.shape != (frames,)),
+        (
+            "world that is not (T, 21, 3)",
+            clip.world.shape not in {clip.keypoints.shape, (0, *clip.keypoints.shape[1:])},
+        ),
         ("visual features that are not (T, d)", clip.visual.ndim != 2 or len(clip.visual) == 0),
         ("a language feature that is not (d,)", clip.language.ndim != 1),
         ("a frame period that is not positive", not clip.frame_period > 0),
         (
             "numbers that are not finite",
-            not all(np.isfinite(a).all() for a in (clip.keypoints, clip.language, clip.visual)),
+            not all(np.isfinite(a).all() for a in (clip.keypoints, clip.world, clip.language, clip.visual)),
         ),
     ]
     if wrong := [text for text, bad in problems if bad]:
@@ -243,4 +329,14 @@ def _clip(row: dict[str, Any]) -> HumanClip:
         visual=row["visual"].reshape(row["visual_frames"], -1).astype(np.float32),
         video=row["video"],
         task=row["task"],
+        **({} if "world" not in row else _since_version_2(row)),
     )
+
+
+def _since_version_2(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "start": row["start"],
+        "handedness": row["handedness"],
+        "world": row["world"].reshape(-1, len(HAND_KEYPOINTS), 3).astype(np.float32),
+        "quality": row["quality"],
+    }

@@ -199,7 +199,7 @@ def draw_camera(
     side = rng.choice([-1, 1])
     camera = mujoco.MjvCamera()
     camera.azimuth, camera.elevation = {
-        "robot": lambda: _direction(*scene.STATIC_CAMERA) + rng.normal(0, (10, 6)),
+        "robot": lambda: tuple(_direction(*scene.STATIC_CAMERA) + rng.normal(0, (10, 6))),
         "across": lambda: (heading + 180 + rng.uniform(-40, 40), -rng.uniform(25, 55)),
         "side": lambda: (heading + side * rng.uniform(60, 120), -rng.uniform(20, 50)),
         "shoulder": lambda: (heading + side * rng.uniform(35, 60), -rng.uniform(35, 60)),

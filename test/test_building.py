@@ -1,0 +1,404 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""From videos as people have them to the motion database: real files, the real landmarker."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from rendered_hand import rendered_hand
+
+from arvrm_ros.cli import main
+from arvrm_ros.data.types import HandDetection
+from arvrm_ros.data.video import probe, read_frames, read_video, write_video
+from arvrm_ros.errors import DataError
+from arvrm_ros.retrieval import sources
+from arvrm_ros.retrieval.building import ADDED, KNOWN, build
+from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.retrieval.extraction import Extracted, ExtractionOptions, Rejected, extract, main_hand
+from arvrm_ros.retrieval.sources import Span, Video, caption_of, find_videos
+
+OPTIONS = ExtractionOptions(visual_frames=4)
+EMPTY = np.full((360, 480, 3), 120, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def hand() -> np.ndarray:
+    return rendered_hand()[0]
+
+
+def moving(hand: np.ndarray, count: int) -> Iterator[np.ndarray]:
+    """The hand goes slowly to the right."""
+    for i in range(count):
+        yield np.roll(hand, 3 * i, axis=1)
+
+
+def video_of(path: Path, spans: list[Span] | None = None, hands: int = 2) -> Video:
+    return Video(path, path.name, path.stem, spans or [Span(0.0, float("inf"), "open the drawer")], hands)
+
+
+# Videos
+
+
+def turn_clockwise(path: Path) -> None:
+    """Writes a quarter turn into an MP4's track header, as phones do."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40  # the matrix of a header of version 0
+    data[at : at + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+
+
+def test_a_phone_video_is_turned_upright(tmp_path: Path) -> None:
+    lying = np.zeros((48, 64, 3), np.uint8)
+    lying[:, :16] = 255  # its left side, which is the upper one when the phone is held upright
+    write_video(tmp_path / "v.mp4", [lying] * 3, 0.1)
+    turn_clockwise(tmp_path / "v.mp4")
+    frames, _ = read_video(tmp_path / "v.mp4")
+    assert frames.shape == (3, 64, 48, 3)
+    assert frames[0, :12].min() > 200
+    assert frames[0, 24:].max() < 50
+
+
+def test_frames_of_a_part_at_a_rate(tmp_path: Path) -> None:
+    write_video(tmp_path / "v.mp4", [np.full((48, 64, 3), 4 * i, np.uint8) for i in range(60)], 1 / 30)
+    part = list(read_frames(tmp_path / "v.mp4", 0.5, 1.5, rate=10))
+    assert [time for time, _ in part] == pytest.approx(np.arange(15, 45, 3) / 30)
+    assert [round(float(image.mean()) / 4) for _, image in part] == list(range(15, 45, 3))
+    assert probe(tmp_path / "v.mp4").seconds == pytest.approx(2.0, abs=0.05)
+
+
+def test_a_variable_frame_rate_is_read_by_its_time_stamps(tmp_path: Path) -> None:
+    times = [0, 0.1, 0.2, 0.5, 0.52, 0.54, 0.56, 1.0]
+    with av.open(str(tmp_path / "v.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.height, stream.width, stream.pix_fmt, stream.codec_context.time_base = (
+            48,
+            64,
+            "yuv420p",
+            Fraction(1, 1000),
+        )
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 100, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert [time for time, _ in read_frames(tmp_path / "v.mkv")] == pytest.approx(times, abs=0.002)
+    thinned = [time for time, _ in read_frames(tmp_path / "v.mkv", rate=10)]
+    assert thinned == pytest.approx([0, 0.1, 0.2, 0.5, 0.56, 1.0], abs=0.002)
+
+
+def test_ten_bits_are_read_as_eight(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p10le"
+        image = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 180, np.uint8), format="rgb24")
+        for _ in range(3):
+            container.mux(stream.encode(image))
+        container.mux(stream.encode())
+    frames, _ = read_video(tmp_path / "v.mp4")
+    assert frames.dtype == np.uint8
+    assert abs(float(frames.mean()) - 180) < 4
+
+
+# Sources
+
+
+def files(folder: Path, *names: str) -> Path:
+    """Video files by name; what is in them differs, and is not looked at."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def said(found: sources.Found) -> dict[str, list[tuple[float, float, str]]]:
+    return {v.reference: [(s.start, s.end, s.caption) for s in v.spans] for v in found.videos}
+
+
+def test_captions_from_the_names_of_the_files(tmp_path: Path) -> None:
+    files(tmp_path, "open_the_drawer.mp4", "deep/Push the red block-2.MOV", "IMG_2041.mp4", "notes.txt", ".hidden.mp4")
+    found = find_videos(tmp_path)
+    always = (0.0, float("inf"))
+    assert said(found) == {
+        "open_the_drawer.mp4": [(*always, "open the drawer")],
+        "deep/Push the red block-2.MOV": [(*always, "push the red block")],
+    }
+    assert dict(found.left_out.examples) == {
+        "no caption: name the file after what the hand does, or list it in captions.csv": ["IMG_2041.mp4"]
+    }
+    for name in ("VID_20260102_101010", "20260102", "video (3)", "PXL_2026.MP"):
+        assert caption_of(Path(f"{name}.mp4")) == "" or name == "PXL_2026.MP"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_captions_from_a_table(tmp_path: Path, kind: str) -> None:
+    files(tmp_path, "IMG_1.mp4", "IMG_2.mp4", "turn_on.mp4")
+    rows = [
+        {"video": "IMG_1.mp4", "caption": "open the drawer", "start": "1.5", "end": "00:01:02.5"},
+        {"video": "IMG_1.mp4", "caption": "close the drawer", "start": "63", "end": "65"},
+        {"video": "IMG_2.mp4", "caption": "lift, then push"},
+        {"video": "gone.mp4", "caption": "open the drawer"},
+        {"video": "IMG_2.mp4", "caption": " "},
+        {"video": "IMG_2.mp4", "caption": "ends early", "start": "5", "end": "4"},
+    ]
+    if kind == "csv":
+        lines = ["video,caption,start,end"]
+        lines += [",".join(f'"{row.get(k, "")}"' for k in ("video", "caption", "start", "end")) for row in rows]
+    else:
+        lines = [json.dumps(row) for row in rows]
+    (tmp_path / f"captions.{kind}").write_text("\n".join(lines), encoding="utf-8")
+    found = find_videos(tmp_path)
+    assert said(found) == {
+        "IMG_1.mp4": [(1.5, 62.5, "open the drawer"), (63.0, 65.0, "close the drawer")],
+        "IMG_2.mp4": [(0.0, float("inf"), "lift, then push")],
+        "turn_on.mp4": [(0.0, float("inf"), "turn on")],
+    }
+    assert dict(found.left_out.counts) == {
+        "the captions name a video that is not there": 1, "no caption": 1, "ends before it starts": 1
+    }  # fmt: skip
+
+
+def test_the_same_video_twice_is_taken_once(tmp_path: Path) -> None:
+    files(tmp_path, "open.mp4")
+    shutil.copy(tmp_path / "open.mp4", tmp_path / "open_copy.mp4")
+    found = find_videos(tmp_path)
+    assert [video.reference for video in found.videos] == ["open.mp4"]
+    assert found.left_out.counts == {"the same video as another": 1}
+
+
+def test_epic_kitchens(tmp_path: Path) -> None:
+    files(tmp_path / "videos", "P01/P01_01.MP4")
+    (tmp_path / "EPIC_100_train.csv").write_text(
+        "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,"
+        "narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes\n"
+        "P01_01_0,P01,P01_01,00:00:01.089,00:00:00.14,00:00:03.37,8,202,open door,open,3,door,3,['door'],[3]\n"
+        "P01_02_0,P01,P01_02,00:00:01.089,00:00:00.14,00:00:03.37,8,202,open door,open,3,door,3,['door'],[3]\n"
+    )
+    found = find_videos(tmp_path / "EPIC_100_train.csv", tmp_path / "videos")
+    assert said(found) == {"P01/P01_01.MP4": [(0.14, 3.37, "open door")]}
+    assert found.left_out.counts == {"the annotations name a video that is not there": 1}
+
+
+def test_ego4d(tmp_path: Path) -> None:
+    files(tmp_path, "one.mp4", "two.mp4")
+    action = {"start_sec": 4.5, "end_sec": 12.5, "narration_text": "#C C picks a cup", "critical_frames": {}}
+    intervals = [{"start_sec": 0, "end_sec": 300, "narrated_actions": [action]}]
+    (tmp_path / "fho_main.json").write_text(
+        json.dumps({"videos": [{"video_uid": "one", "annotated_intervals": intervals}]})
+    )
+    assert said(find_videos(tmp_path / "fho_main.json")) == {"one.mp4": [(4.5, 12.5, "picks a cup")]}
+    narrations = [
+        {"timestamp_sec": 10.0, "narration_text": "#C C opens the drawer."},
+        {"timestamp_sec": 0.2, "narration_text": "#c c looks around #unsure"},
+        {"timestamp_sec": 20.0, "narration_text": "#O man X walks"},
+    ]
+    passes = {"narration_pass_1": {"narrations": narrations, "summaries": []}, "status": "complete"}
+    for known in ({"two": passes}, {"videos": {"two": passes}}):
+        (tmp_path / "narration.json").write_text(json.dumps(known))
+        found = find_videos(tmp_path / "narration.json")
+        assert said(found) == {"two.mp4": [(0.0, 2.7, "looks around"), (9.5, 12.5, "opens the drawer")]}
+        assert found.left_out.counts == {"no caption": 1}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: None, "neither a folder of videos nor"),
+        (lambda p: p.mkdir(), "no clips in"),
+        (lambda p: (files(p, "a.mp4"), (p / "captions.csv").write_bytes(b"video,caption\n\xff")), "cannot read"),
+        (lambda p: (files(p, "a.mp4"), (p / "captions.jsonl").write_text("[1]")), "every line has to be an object"),
+        (
+            lambda p: (files(p, "a.mp4"), (p / "captions.jsonl").write_text(""), (p / "captions.csv").write_text("")),
+            "keep one of them",
+        ),
+        (
+            lambda p: (files(p, "a.mp4"), (p / "captions.csv").write_text("video,caption,start\na.mp4,open,soon")),
+            "'soon' is not a time",
+        ),
+    ],
+)
+def test_sources_that_cannot_be_used_say_why(tmp_path: Path, make, message: str) -> None:
+    make(tmp_path / "source")
+    with pytest.raises(DataError, match=message):
+        find_videos(tmp_path / "source")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "video,caption\na,b\n", "is not EPIC-KITCHENS' annotations"),
+        ("a.json", '{"videos": [{"video_uid": "x"}]}', "is not Ego4D's"),
+        ("a.json", "[", "cannot read"),
+        ("a.txt", "", "is not a file of annotations"),
+        ("a.csv", "video_id,start_timestamp,stop_timestamp,narration\n", "annotates nothing"),
+    ],
+)
+def test_annotations_that_cannot_be_used_say_why(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        find_videos(tmp_path / name)
+
+
+# Extraction
+
+
+def test_a_short_video_is_one_clip(tmp_path: Path, hand: np.ndarray) -> None:
+    write_video(tmp_path / "v.mp4", moving(hand, 30), 1 / 30)
+    (item,) = extract(video_of(tmp_path / "v.mp4"), OPTIONS)
+    assert isinstance(item, Extracted)
+    clip = item.clip
+    assert (clip.clip_id, clip.caption, clip.start) == ("v", "open the drawer", 0.0)
+    assert clip.frame_period == pytest.approx(0.1, abs=0.001)
+    assert clip.keypoints.shape == clip.world.shape == (10, 21, 3)
+    assert clip.visible.all()
+    assert clip.visual.shape == (4, 640)
+    assert clip.quality > 0.5
+    assert clip.handedness in ("left", "right")
+    span = np.linalg.norm(clip.world[:, 12] - clip.world[:, 0], axis=1)
+    assert 0.1 < span.mean() < 0.25, "wrist to middle fingertip, metres"
+    way = clip.keypoints[-1, :, 0] - clip.keypoints[0, :, 0]
+    assert way.mean() == pytest.approx(3 * 27 / 480, abs=0.02)
+
+
+def test_a_long_video_is_cut_where_the_hand_comes_and_goes(tmp_path: Path, hand: np.ndarray) -> None:
+    shown = [*[EMPTY] * 15, *moving(hand, 20), *[EMPTY] * 15, *moving(hand, 5), *[EMPTY] * 15, *moving(hand, 35)]
+    write_video(tmp_path / "v.mp4", shown, 0.1)
+    options = ExtractionOptions(visual_frames=4, longest=3.0, shortest=1.0)
+    items = list(extract(video_of(tmp_path / "v.mp4"), options))
+    clips = [item.clip for item in items if isinstance(item, Extracted)]
+    assert [clip.start for clip in clips] == pytest.approx([1.5, 7.0], abs=0.11)
+    assert [len(clip.keypoints) for clip in clips] == pytest.approx([20, 30], abs=1)
+    rejected = [item.reason for item in items if isinstance(item, Rejected)]
+    assert rejected == ["a hand is there for less than 1 s"] * 2, "the short one, and what was left of the last"
+    known = {clip.clip_id for clip in clips}
+    assert not [item for item in extract(video_of(tmp_path / "v.mp4"), options, known) if isinstance(item, Extracted)]
+
+
+def test_parts_that_are_named_are_clips_of_their_own(tmp_path: Path, hand: np.ndarray) -> None:
+    write_video(tmp_path / "v.mp4", [*[EMPTY] * 20, *moving(hand, 20)], 0.1)
+    spans = [
+        Span(0.0, 1.5, "nothing"),
+        Span(2.0, 4.0, "push"),
+        Span(0.0, 30.0, "all"),
+        Span(90.0, 91.0, "past the end"),
+    ]
+    clip, *rejected = sorted(
+        extract(video_of(tmp_path / "v.mp4", spans), OPTIONS), key=lambda i: isinstance(i, Rejected)
+    )
+    assert (clip.clip.clip_id, clip.clip.caption, clip.clip.start) == ("v@2.0s", "push", pytest.approx(2.0))
+    assert [item.reason for item in rejected] == [
+        "hand found in less than 50% of the frames", "longer than 20 s", "no frames"
+    ]  # fmt: skip
+
+
+def test_damaged_videos_are_rejected_by_name(tmp_path: Path, hand: np.ndarray) -> None:
+    write_video(tmp_path / "whole.mkv", moving(hand, 20), 0.1)
+    data = (tmp_path / "whole.mkv").read_bytes()
+    write_video(tmp_path / "whole.mp4", moving(hand, 5), 0.1)
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "whole.mp4").read_bytes()[:-500])
+    noise = np.random.default_rng(0).bytes(len(data) // 2)
+    (tmp_path / "noise.mkv").write_bytes(data[: len(data) // 4] + noise + data[3 * len(data) // 4 :])
+    (tmp_path / "text.mp4").write_text("not a video")
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        sound.rate = 16000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+    for name in ("cut.mp4", "text.mp4", "empty.mp4", "sound.mp4"):
+        (item,) = extract(video_of(tmp_path / name), OPTIONS)
+        assert item == Rejected("unreadable", name)
+    with pytest.raises(DataError, match="holds no video"):
+        probe(tmp_path / "sound.mp4")
+    (item,) = extract(video_of(tmp_path / "noise.mkv"), OPTIONS)
+    assert isinstance(item, Rejected), "half of it is noise"
+
+
+def test_the_hand_that_moves_is_followed_through_flipping_labels() -> None:
+    def found(x: float, label: str) -> HandDetection:
+        points = np.random.default_rng(0).normal((x, 0.5, 0), 0.02, (21, 3)).astype(np.float32)
+        return HandDetection(points, points, 1.0, label)
+
+    frames = []
+    for i in range(10):
+        still, active = found(0.8, "left"), found(0.2 + 0.03 * i, "left" if i % 2 else "right")
+        frames.append([still, active] if i % 3 else [active, still])
+    frames[5] = [found(0.8, "right")]  # the moving one is missed once
+    track = main_hand(frames)
+    assert [round(float(hands[0].keypoints[:, 0].mean()), 1) if hands else None for hands in track] == [
+        0.2, 0.2, 0.3, 0.3, 0.3, None, 0.4, 0.4, 0.4, 0.5
+    ]  # fmt: skip
+    assert main_hand([[], []]) == [[], []]
+
+
+# Databases
+
+
+@pytest.fixture
+def folder(tmp_path: Path, hand: np.ndarray) -> Path:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    write_video(videos / "open_the_drawer.mp4", moving(hand, 12), 0.1)
+    write_video(videos / "look_at_the_table.mp4", [EMPTY] * 12, 0.1)
+    return videos
+
+
+def test_a_second_build_looks_at_what_is_new_alone(tmp_path: Path, folder: Path, hand: np.ndarray, capfd) -> None:
+    command = ["db", "build", str(folder), "--out", str(tmp_path / "m.lance"), "--workers", "1"]
+    assert main(command) == 0
+    out = capfd.readouterr().out
+    assert "     1  added" in out
+    assert "     1  rejected: hand found in less than 50% of the frames (look_at_the_table-" in out
+    write_video(folder / "close_the_drawer.mp4", list(moving(hand, 12))[::-1], 0.1)
+    assert main(command) == 0
+    out = capfd.readouterr().out
+    assert "     1  already there" in out
+    assert "     1  added" in out
+    database = MotionDatabase.open(tmp_path / "m.lance")
+    assert sorted(clip.caption for clip in database.clips()) == ["close the drawer", "open the drawer"]
+    assert {clip.video for clip in database.clips()} == {"close_the_drawer.mp4", "open_the_drawer.mp4"}
+
+    def no_landmarker(*_: object, **__: object) -> None:
+        raise AssertionError("a video was looked at again")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("arvrm_ros.retrieval.building._extract_all", lambda videos, *_: no_landmarker() if videos else ())
+        tally = build(database, folder, ExtractionOptions(), 1, progress=False)
+    assert tally.counts == {KNOWN: 2, "hand found in less than 50% of the frames": 1}
+
+
+def test_two_builders_and_a_read_only_place_are_told(tmp_path: Path, folder: Path) -> None:
+    database = MotionDatabase.create(tmp_path / "m.lance")
+    with database.building(), pytest.raises(DataError, match="another process is building"):
+        build(database, folder, OPTIONS, 1, progress=False)
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(DataError, match="cannot be written"):
+            build(database, folder, OPTIONS, 1, progress=False)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_killed_worker_is_told_and_nothing_is_lost(tmp_path: Path, folder: Path, monkeypatch) -> None:
+    database = MotionDatabase.create(tmp_path / "m.lance")
+    monkeypatch.setattr("arvrm_ros.retrieval.building._extract_one", _die)
+    with pytest.raises(DataError, match=r"killed.*run it again to go on"):
+        build(database, folder, OPTIONS, 1, progress=False)
+    monkeypatch.undo()
+    assert build(database, folder, OPTIONS, 1, progress=False).counts[ADDED] == 1
+
+
+def _die(_: object) -> None:
+    os._exit(9)
