@@ -13,7 +13,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rendered_hand import rendered_hand
 
@@ -402,3 +405,63 @@ def test_a_killed_worker_is_told_and_nothing_is_lost(tmp_path: Path, folder: Pat
 
 def _die(_: object) -> None:
     os._exit(9)
+
+
+# Looking at it
+
+
+def test_a_page_shows_the_database_and_what_a_search_finds(
+    tmp_path: Path, folder: Path, hand: np.ndarray, capfd
+) -> None:
+    write_video(folder / "say_<b>hi<_b>.mp4", moving(hand, 15), 0.1)
+    uri = str(tmp_path / "m.lance")
+    assert main(["db", "build", str(folder), "--out", uri, "--workers", "1"]) == 0
+    assert main(["db", "show", "--db", uri, "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "2 hand motions" in page
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert page.count("<polyline") == 10, "five fingertips of each clip"
+    assert "<b>hi" not in page
+    assert 'src="http' not in page
+    assert main(["db", "show", "--db", uri, "--out", str(tmp_path / "one.html"), "--caption", "drawer", "--worst"]) == 0
+    assert (tmp_path / "one.html").read_text().count("<article>") == 1
+    cv2.imwrite(str(tmp_path / "frame.png"), hand)
+    command = ["db", "search", "open the drawer", "--db", uri, "--image", str(tmp_path / "frame.png")]
+    assert main([*command, "--html", str(tmp_path / "found.html")]) == 0
+    found = (tmp_path / "found.html").read_text()
+    assert found.index("open the drawer</q>") < found.index("hi b</q>")
+    assert found.count('class="bar v"') == 2
+    capfd.readouterr()
+
+
+def test_what_is_damaged_is_found(tmp_path: Path, folder: Path, capfd) -> None:
+    uri = str(tmp_path / "m.lance")
+    assert main(["db", "build", str(folder), "--out", uri, "--workers", "1"]) == 0
+    assert main(["db", "verify", "--db", uri, "--videos", str(folder)]) == 0
+    assert "1 clips" in capfd.readouterr().out
+    (folder / "open_the_drawer.mp4").unlink()
+    database = MotionDatabase.open(uri)
+    row = database._table.search().limit(None).to_arrow()
+    broken = row.set_column(row.schema.get_field_index("frames"), row.schema.field("frames"), pa.array([7], pa.int32()))
+    database._table.add(broken)
+    assert main(["db", "verify", "--db", uri, "--videos", str(folder)]) == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert "reshape" in lines[0]
+    assert lines[1].endswith("is there 2 times")
+    assert lines[2] == f"open_the_drawer.mp4: the video is not in {folder}"
+    assert len(lines) == 3
+
+
+def test_an_export_holds_what_the_database_does(tmp_path: Path, folder: Path, capfd) -> None:
+    uri = str(tmp_path / "m.lance")
+    database = MotionDatabase.create(uri)
+    with pytest.raises(DataError, match="nothing to export"):
+        database.export(tmp_path / "m.parquet")
+    build(database, folder, OPTIONS, 1, progress=False)
+    assert main(["db", "export", "--db", uri, "--out", str(tmp_path / "m.parquet")]) == 0
+    (clip,) = database.clips()
+    (row,) = pq.read_table(tmp_path / "m.parquet").to_pylist()
+    assert (row["clip_id"], row["caption"], row["frames"]) == (clip.clip_id, clip.caption, len(clip.keypoints))
+    np.testing.assert_allclose(np.reshape(row["keypoints"], (-1, 21, 3)), clip.keypoints, atol=1e-3)
+    assert "thumbnail" not in row
+    capfd.readouterr()

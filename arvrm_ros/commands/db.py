@@ -1,6 +1,6 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""``arvrm db``: builds, searches and describes the human-motion database."""
+"""``arvrm db``: builds, shows, searches, checks and exports the human-motion database."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from arvrm_ros.errors import DataError
+from arvrm_ros.files import write_text
 from arvrm_ros.resources import resource
 from arvrm_ros.retrieval.building import ADDED, KNOWN, build, encoder_fingerprints
 from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.retrieval.extraction import ExtractionOptions
+from arvrm_ros.retrieval.page import database_page, search_page
 from arvrm_ros.retrieval.search import LANGUAGE_WEIGHT, MODES, MotionSearch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares ``arvrm db build``, ``search`` and ``stats``."""
+    """Declares ``arvrm db build``, ``show``, ``search``, ``stats``, ``verify`` and ``export``."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     options = ExtractionOptions()
     style = argparse.ArgumentDefaultsHelpFormatter
@@ -75,13 +77,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=LANGUAGE_WEIGHT,
         help="factor of the text in the score; 1 is the paper's",
     )
+    finding.add_argument("--html", type=Path, help="also write what was found as a page, with pictures and scores")
+    showing = actions.add_parser(
+        "show", help="a page to look at: pictures, hands, captions, quality", formatter_class=style
+    )
+    showing.add_argument("--db", default=str(shipped), help="the database")
+    showing.add_argument(
+        "--out", type=Path, default=Path("motions.html"), help="the page; nothing else is needed with it"
+    )
+    showing.add_argument("--clips", type=int, default=60, help="clips on the page")
+    showing.add_argument("--caption", default="", help="only clips whose caption has this in it")
+    showing.add_argument("--worst", action="store_true", help="those the landmarker was least sure of, worst first")
+    checking = actions.add_parser("verify", help="find what is damaged or missing", formatter_class=style)
+    checking.add_argument("--db", default=str(shipped), help="the database")
+    checking.add_argument("--videos", type=Path, help="the source's folder, to look for its videos too")
+    exporting = actions.add_parser("export", help="write the clips to a Parquet file", formatter_class=style)
+    exporting.add_argument("--db", default=str(shipped), help="the database")
+    exporting.add_argument("--out", type=Path, required=True, help="the .parquet file")
     stats = actions.add_parser("stats", help="what is in a database", formatter_class=style)
     stats.add_argument("--db", default=str(shipped), help="the database")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the chosen action; returns the exit status."""
-    return {"build": _build, "search": _search, "stats": _stats}[args.action](args)
+    actions = {
+        "build": _build, "search": _search, "stats": _stats, "show": _show, "verify": _verify, "export": _export
+    }  # fmt: skip
+    return actions[args.action](args)
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -117,7 +139,8 @@ def _search(args: argparse.Namespace) -> int:
     from arvrm_ros.perception.image_encoder import ImageEncoder
     from arvrm_ros.perception.text_encoder import TextEncoder
 
-    searcher = MotionSearch(MotionDatabase.open(args.db), language_weight=args.language_weight)
+    database = MotionDatabase.open(args.db)
+    searcher = MotionSearch(database, language_weight=args.language_weight)
     if not searcher.clips:
         print(f"{args.db} is empty")
         return 1
@@ -137,6 +160,34 @@ def _search(args: argparse.Namespace) -> int:
             f"{motion.score:6.3f} {motion.language_score:6.3f} {motion.visual_score:6.3f}  "
             f"{motion.clip.clip_id}: {motion.clip.caption}"
         )
+    if args.html:
+        write_text(args.html, search_page(database, args.text, result.motions, result.confidence))
+        print(args.html)
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    database = MotionDatabase.open(args.db)
+    if not len(database):
+        raise DataError(f"{args.db} is empty: build it with 'arvrm db build'")
+    order = "worst" if args.worst else "spread"
+    write_text(args.out, database_page(database, args.clips, args.caption, order))
+    print(args.out)
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    database = MotionDatabase.open(args.db)
+    if args.videos is not None and not args.videos.is_dir():
+        raise DataError(f"{args.videos} is not a folder")
+    problems = database.verify(args.videos)
+    print("\n".join(problems) or f"{len(database)} clips in {args.db}: nothing is wrong")
+    return 1 if problems else 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    count = MotionDatabase.open(args.db).export(args.out)
+    print(f"{count} clips in {args.out}")
     return 0
 
 

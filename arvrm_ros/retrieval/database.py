@@ -9,6 +9,7 @@ import fcntl
 import itertools
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ import pyarrow as pa
 
 from arvrm_ros.data.types import HAND_KEYPOINTS, HumanClip
 from arvrm_ros.errors import DataError
+from arvrm_ros.files import replace_atomically
 
 SCHEMA_VERSION = 2
 _VERSION_KEY, _FEATURES_KEY = b"arvrm_schema_version", b"arvrm_features"
@@ -243,6 +245,56 @@ class MotionDatabase:
         there = set(self._table.schema.names)
         columns = [field.name for field in _COLUMNS if field.name in there and field.name != "thumbnail"]
         return [_clip(row) for row in _rows(self._table.search().select(columns).limit(limit).to_arrow())]
+
+    def verify(self, videos: Path | None = None) -> list[str]:
+        """What is wrong with the clips, one line each: malformed rows, ids given twice, broken thumbnails.
+
+        Args:
+            videos: the source's folder, to name videos that are not there any more.
+        """
+        import cv2
+
+        problems: list[str] = []
+        seen: Counter[str] = Counter()
+        sizes: Counter[tuple[int, int]] = Counter()
+        missing: set[str] = set()
+        for batch in self._table.search().limit(None).to_batches(1024):
+            for row in _rows(pa.Table.from_batches([batch])):
+                name = row["clip_id"] or "(no id)"
+                seen[name] += 1
+                try:
+                    clip = _clip(row)
+                    check_clip(clip)
+                except (DataError, ValueError) as error:
+                    problems.append(f"{name}: {error}")
+                    continue
+                sizes[len(clip.language), clip.visual.shape[1]] += 1
+                jpeg = np.frombuffer(row["thumbnail"], np.uint8)
+                if len(jpeg) and cv2.imdecode(jpeg, cv2.IMREAD_COLOR) is None:
+                    problems.append(f"{name}: its thumbnail is not a picture")
+                if videos is not None and clip.video and not (videos / clip.video).is_file():
+                    missing.add(clip.video)
+        problems += [f"{name}: is there {count} times" for name, count in seen.items() if count > 1]
+        if len(sizes) > 1:
+            listed = ", ".join(f"{a} and {b} ({count} clips)" for (a, b), count in sizes.most_common())
+            problems.append(f"features of texts and images have several sizes: {listed}")
+        return problems + [f"{video}: the video is not in {videos}" for video in sorted(missing)]
+
+    def export(self, path: Path) -> int:
+        """Writes all clips but their thumbnails to a Parquet file, as they are stored; returns how many."""
+        import pyarrow.parquet as pq
+
+        columns = [name for name in self._table.schema.names if name != "thumbnail"]
+        count = 0
+        with replace_atomically(path) as partial, contextlib.ExitStack() as stack:
+            writer: Any = None
+            for batch in self._table.search().select(columns).limit(None).to_batches(1024):
+                writer = writer or stack.enter_context(pq.ParquetWriter(partial, batch.schema, compression="zstd"))
+                writer.write_batch(batch)
+                count += len(batch)
+            if writer is None:
+                raise DataError(f"{self.uri} is empty: there is nothing to export")
+        return count
 
     def thumbnails(self, ids: Sequence[str]) -> dict[str, bytes]:
         """JPEGs of some clips: four frames side by side with the hand that the landmarker found."""

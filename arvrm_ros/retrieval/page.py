@@ -1,0 +1,137 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A motion database, or what a search found in it, as one HTML page to look at: pictures, hands, distributions."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from arvrm_ros.data.types import HumanClip, RetrievedMotion
+from arvrm_ros.perception.overlay import keypoint_color
+from arvrm_ros.retrieval.database import MotionDatabase
+
+BINS = 24
+FINGERTIPS = (4, 8, 12, 16, 20)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Shares of clips per bin, the largest is 1; and the values of the borders on the left and on the right."""
+
+    title: str
+    heights: list[float]
+    low: str
+    high: str
+
+
+def database_page(database: MotionDatabase, count: int, caption: str = "", order: str = "spread") -> str:
+    """The page of a database.
+
+    Args:
+        database: not empty.
+        count: clips to show.
+        caption: only clips whose caption has this in it.
+        order: ``spread`` evenly over the database, or ``worst`` first by quality.
+    """
+    clips = database.clips()
+    eligible = [clip for clip in clips if caption.lower() in clip.caption.lower()]
+    if order == "worst":
+        shown = sorted(eligible, key=lambda clip: (clip.quality, clip.visible.mean()))[:count]
+    else:
+        at = np.linspace(0, len(eligible) - 1, min(count, len(eligible))).astype(int)
+        shown = [eligible[i] for i in at]
+    seconds = np.array([len(clip.keypoints) * clip.frame_period for clip in clips])
+    visible = np.array([clip.visible.mean() for clip in clips])
+    captions = Counter(clip.caption for clip in clips)
+    return _page(
+        database,
+        shown,
+        title=f"{len(clips)} hand motions",
+        facts={
+            "clips": f"{len(clips)}",
+            "minutes of motion": f"{seconds.sum() / 60:.1f}",
+            "captions": f"{len(captions)}",
+            "frames with a hand": f"{np.concatenate([clip.visible for clip in clips]).mean():.1%}",
+        },
+        histograms=[
+            _histogram("seconds per clip", seconds),
+            _histogram("frames with a hand, share per clip", visible, (0.0, 1.0)),
+            _histogram("landmarker's confidence, mean per clip", np.array([c.quality for c in clips]), (0.0, 1.0)),
+        ],
+        captions=captions.most_common(30),
+        others=max(0, len(captions) - 30),
+        chosen=f"{len(shown)} of {len(eligible)} clips"
+        + (f" with “{caption}”" if caption else "")
+        + (", worst first" if order == "worst" else ", evenly over the database"),
+    )
+
+
+def search_page(database: MotionDatabase, query: str, motions: Sequence[RetrievedMotion], confidence: float) -> str:
+    """The page of a search: what would be retrieved, and why, text and image apart."""
+    return _page(
+        database,
+        [motion.clip for motion in motions],
+        title=f"“{query}”",
+        facts={"confidence": f"{confidence:.2f}", "clips found": f"{len(motions)}"},
+        scores=[(motion.score, motion.language_score, motion.visual_score) for motion in motions],
+        chosen="Best first; the score is the paper's, the sum of what the texts and the images have in common.",
+    )
+
+
+def _page(database: MotionDatabase, shown: Sequence[HumanClip], **values: Any) -> str:
+    pictures = database.thumbnails([clip.clip_id for clip in shown])
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    scores = values.pop("scores", None)
+    views = [
+        {
+            "clip": clip,
+            "seconds": len(clip.keypoints) * clip.frame_period,
+            "picture": _data_uri(pictures.get(clip.clip_id, b"")),
+            "paths": _paths(clip),
+            "scores": scores[i] if scores else None,
+        }
+        for i, clip in enumerate(shown)
+    ]
+    common = {
+        "histograms": [],
+        "captions": [],
+        "others": 0,
+        "features": database.features,
+        "name": Path(database.uri).name,
+    }
+    return environment.get_template("database.html").render(common | values | {"views": views})
+
+
+def _histogram(title: str, values: np.ndarray, span: tuple[float, float] | None = None) -> Histogram:
+    low, high = span or (0.0, max(float(values.max()), 1e-3))
+    counts, _ = np.histogram(values, BINS, (low, high))
+    return Histogram(title, (counts / counts.max()).tolist(), f"{low:g}", f"{high:.3g}")
+
+
+def _paths(clip: HumanClip) -> list[dict[str, str]]:
+    """The way of each fingertip as the points of an SVG line in a unit square, with its colour."""
+    return [
+        {
+            "points": " ".join(f"{x:.3f},{y:.3f}" for x, y in np.clip(clip.keypoints[:, k, :2], -0.2, 1.2)),
+            "color": "#{:02x}{:02x}{:02x}".format(*keypoint_color(k)),
+        }
+        for k in FINGERTIPS
+    ]
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode() if jpeg else ""
