@@ -205,3 +205,55 @@ def test_alignment_and_confidence() -> None:
     assert align(rows, 2).ravel().tolist() == [2, 3]
     assert resample(rows, 7).ravel().tolist() == [0, 0, 1, 2, 2, 2, 3]
     assert confidence(0.3) < 0.01 < 0.4 < confidence(0.66) < 0.6 < 0.99 < confidence(0.9)
+
+
+def clustered(count: int, rng: np.random.Generator) -> list[HumanClip]:
+    """Clips of 40 activities in 25 scenes, as captions and pictures of like clips lie close together."""
+    texts, scenes = unit(rng.normal(size=(40, 32))), unit(rng.normal(size=(25, 48)))
+    clips = []
+    for i in range(count):
+        clip = make_clip(i)
+        clip.language = unit(texts[i % 40] + rng.normal(0, 0.06, 32))
+        scene = scenes[rng.integers(25)] + rng.normal(0, 0.06, 48)
+        clip.visual = unit(scene + rng.normal(0, 0.04, (10, 48)))
+        clip.keypoints, clip.visible = clip.keypoints[:2], clip.visible[:2]
+        clips.append(clip)
+    return clips
+
+
+def test_an_indexed_search_finds_what_the_exact_one_does(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    database = MotionDatabase.create(tmp_path / "large.lance")
+    clips = clustered(6000, rng)
+    database.add(clips[:5900])
+    assert not database.indexed
+    database.index()
+    assert database.indexed
+    database.add(clips[5900:])  # found too, though they are not in the index
+    exact, indexed = MotionSearch(database, exact=True), MotionSearch(MotionDatabase.open(database.uri))
+    assert not indexed.exact
+    assert len(indexed) == 6000
+    for weight, wanted in ((1.0, 0.95), (100.0, 0.9)):
+        exact.language_weight = indexed.language_weight = weight
+        shared = 0
+        for query in clustered(60, np.random.default_rng(0))[::2]:
+            a, b = (s.search(query.language, query.visual[:3], 10).motions for s in (exact, indexed))
+            scores = {m.clip.clip_id: m.score for m in a}
+            shared += sum(m.clip.clip_id in scores for m in b)
+            assert [m.score for m in b] == sorted((m.score for m in b), reverse=True)
+            for motion in b:  # ranked by the formula itself, not by the index
+                if motion.clip.clip_id in scores:
+                    assert motion.score == pytest.approx(scores[motion.clip.clip_id], rel=1e-4)
+        assert shared / 300 >= wanted, f"recall at 10 with weight {weight}"
+    late = clips[-1]
+    assert indexed.search(late.language, late.visual, 1).motions[0].clip.clip_id == late.clip_id
+    drawn = indexed.search(late.language, late.visual, 3, "random").motions
+    assert len({m.clip.clip_id for m in drawn}) == 3
+    assert indexed.search(late.language, late.visual, 3, "none").motions == []
+    told = indexed.search(late.language, late.visual, 3, "oracle_task", "open_drawer").motions
+    assert {m.clip.task for m in told} == {"open_drawer"}
+
+
+def test_an_index_needs_clips(database: MotionDatabase) -> None:
+    with pytest.raises(DataError, match="has 6 clips; an index needs 256"):
+        database.index()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from arvrm_ros.errors import DataError
 from arvrm_ros.files import write_text
 from arvrm_ros.resources import resource
 from arvrm_ros.retrieval.building import ADDED, KNOWN, build, encoder_fingerprints
-from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.retrieval.database import INDEX_FROM, MotionDatabase
 from arvrm_ros.retrieval.extraction import ExtractionOptions
 from arvrm_ros.retrieval.page import database_page, search_page
 from arvrm_ros.retrieval.search import LANGUAGE_WEIGHT, MODES, MotionSearch
@@ -94,6 +95,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     exporting = actions.add_parser("export", help="write the clips to a Parquet file", formatter_class=style)
     exporting.add_argument("--db", default=str(shipped), help="the database")
     exporting.add_argument("--out", type=Path, required=True, help="the .parquet file")
+    indexing = actions.add_parser(
+        "index",
+        help=f"make a large database fast to search (of {INDEX_FROM} clips and more, `build` does so itself)",
+        formatter_class=style,
+    )
+    indexing.add_argument("--db", required=True, help="the database")
     stats = actions.add_parser("stats", help="what is in a database", formatter_class=style)
     stats.add_argument("--db", default=str(shipped), help="the database")
 
@@ -101,7 +108,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the chosen action; returns the exit status."""
     actions = {
-        "build": _build, "search": _search, "stats": _stats, "show": _show, "verify": _verify, "export": _export
+        "build": _build, "search": _search, "stats": _stats, "show": _show, "verify": _verify, "export": _export,
+        "index": _index,
     }  # fmt: skip
     return actions[args.action](args)
 
@@ -141,11 +149,11 @@ def _search(args: argparse.Namespace) -> int:
 
     database = MotionDatabase.open(args.db)
     searcher = MotionSearch(database, language_weight=args.language_weight)
-    if not searcher.clips:
+    if not len(searcher):
         print(f"{args.db} is empty")
         return 1
     language = TextEncoder().encode([args.text])[0]
-    visual = np.zeros((1, searcher.clips[0].visual.shape[1]), np.float32)
+    visual = np.zeros((1, searcher.visual_width), np.float32)
     if args.image:
         image = cv2.imread(str(args.image), cv2.IMREAD_COLOR)
         if image is None:
@@ -188,6 +196,15 @@ def _verify(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     count = MotionDatabase.open(args.db).export(args.out)
     print(f"{count} clips in {args.out}")
+    return 0
+
+
+def _index(args: argparse.Namespace) -> int:
+    database = MotionDatabase.open(args.db)
+    started = time.monotonic()
+    with database.building():
+        database.index()
+    print(f"{len(database)} clips indexed in {time.monotonic() - started:.0f} s")
     return 0
 
 

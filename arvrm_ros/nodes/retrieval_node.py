@@ -75,8 +75,8 @@ class RetrievalNode(ManagedNode):
             self._text_encoder, self._image_encoder = TextEncoder(), ImageEncoder.load(weights)
             check_encoders(database, encoder_fingerprints(weights))
             self._search = MotionSearch(database, language_weight=params.language_weight)
-            if self._search.clips:
-                self.get_logger().info(f"{len(self._search.clips)} clips in {database.uri}")
+            if len(self._search):
+                self.get_logger().info(f"{len(self._search)} clips in {database.uri}")
             else:
                 self.get_logger().warning(f"the motion database {database.uri} is empty: nothing will be retrieved")
         camera = next(iter(self.contract.observation.cameras.values()))
@@ -121,7 +121,7 @@ class RetrievalNode(ManagedNode):
         self._instruction = ""
 
     def diagnose(self) -> dict[str, str | float]:
-        clips = len(self._search.clips) if self._search else 0
+        clips = len(self._search) if self._search else 0
         return {"clips": clips, "searches": self._searches, "search_ms": round(1000 * self._seconds, 1)}
 
     def _check(self) -> None:
@@ -158,7 +158,7 @@ class RetrievalNode(ManagedNode):
     def _ready(self) -> bool:
         if not self._running:
             return True
-        blind = self._search is None or not self._search.clips
+        blind = self._search is None or not len(self._search)
         return self._due is not None and time.monotonic() >= self._due and (blind or bool(self._history))
 
     def _work(self) -> None:
@@ -183,7 +183,7 @@ class RetrievalNode(ManagedNode):
         params = cast(RetrievalParameters, self.params)
         started = time.perf_counter()
         result, stamp = SearchResult([], 0.0), self.now()
-        if self._search is not None and self._search.clips:
+        if self._search is not None and len(self._search):
             stamp = history[-1][0]
             images = np.stack([image for _, image in history])
             visual = self._image_encoder.visual_feature(self._image_encoder.encode(images))

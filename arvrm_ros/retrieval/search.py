@@ -5,7 +5,8 @@
 The score is that of AR-VRM, ``cos(z_l^R, z_l^H) + sum_t cos(z_ot^R, z_ot^H)`` over T aligned frames, with a weight on
 the language term (:data:`LANGUAGE_WEIGHT`; 1 is the paper's). The clips are sampled at T frames over their whole
 length; a history shorter than T repeats its oldest frame. The sum of cosines is one inner product of concatenated unit
-vectors, so all clips are scored by two matrix products.
+vectors, so all clips are scored by two matrix products. Databases too large for that have an index that finds
+candidates, by the texts and the mean images; those are ranked by the score itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from arvrm_ros.data.types import HumanClip, RetrievedMotion
 from arvrm_ros.errors import DataError
-from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.retrieval.database import Candidates, MotionDatabase, coarse_vector, unit
 
 HISTORY = 10
 """T, the aligned frames of a query and a clip."""
@@ -25,6 +26,9 @@ LANGUAGE_WEIGHT = 100.0
 """Factor of the language term. The paper's score has 1: over T = 10 frames the pictures then outweigh the words
 tenfold, and with the small image encoder few of the best clips show the asked-for task (figures: docs/measurements.md).
 With 100 the pictures choose among clips of like captions."""
+
+CANDIDATES, PROBES = 256, 24
+"""Clips that the index proposes for the exact ranking, and partitions of it that a query looks through."""
 
 DEPLOYABLE_MODES = ("database", "random", "none")
 """What a robot can use: the search; and as ablations, clips drawn blindly and no clips."""
@@ -46,23 +50,45 @@ class SearchResult:
 
 
 class MotionSearch:
-    """Scores all clips of a database against queries. Keeps the features in memory; thread-safe once made."""
+    """Finds the best clips of a database; thread-safe once made.
+
+    Attributes:
+        exact: whether every clip is scored, with all features in memory; else only what the index proposes.
+    """
 
     def __init__(
-        self, database: MotionDatabase, history: int = HISTORY, language_weight: float = LANGUAGE_WEIGHT
+        self,
+        database: MotionDatabase,
+        history: int = HISTORY,
+        language_weight: float = LANGUAGE_WEIGHT,
+        exact: bool | None = None,
     ) -> None:
         """Prepares the features.
 
         Args:
-            database: its clips are read now; clips added later are not seen.
+            database: in exact mode its clips are read now; clips added later are not seen.
             history: T.
             language_weight: factor of the language term in the score; 1 is the paper's.
+            exact: None is exact unless the database has an index.
         """
-        self.clips: list[HumanClip] = database.clips()
-        self.history, self.language_weight = history, language_weight
-        if self.clips:
-            self._language = _unit(np.stack([clip.language for clip in self.clips]))  # (N, d_l)
-            self._visual = _unit(np.stack([resample(clip.visual, history) for clip in self.clips]))  # (N, T, d_o)
+        self.database, self.history, self.language_weight = database, history, language_weight
+        self.exact = not database.indexed if exact is None else exact
+        self._size = len(database)
+        self._all = _Features.of(database.clips(), history) if self.exact and self._size else None
+
+    @property
+    def clips(self) -> list[HumanClip]:
+        """All clips of the database, in the order they were added."""
+        return self.database.clips()
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def visual_width(self) -> int:
+        """d_o, numbers of an image feature; 0 when the database is empty."""
+        first = self.database.first()
+        return first.visual.shape[1] if first else 0
 
     def scores(self, language: np.ndarray, visual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scores every clip.
@@ -77,15 +103,18 @@ class MotionSearch:
         Raises:
             DataError: the features have other sizes than the database's.
         """
-        query = _unit(align(visual, self.history))
-        if (language.shape[0], query.shape[1]) != (self._language.shape[1], self._visual.shape[2]):
-            raise DataError(
-                f"the query's features have sizes {language.shape[0]} and {query.shape[1]}, the database's "
-                f"{self._language.shape[1]} and {self._visual.shape[2]}: it was made with other encoders; "
-                "build it again"
-            )
-        visual_scores = self._visual.reshape(len(self.clips), -1) @ query.ravel() / self.history
-        return self._language @ _unit(language), visual_scores
+        features = self._all or _Features.of(self.clips, self.history)
+        return features.scores(language, visual)
+
+    def _candidates(self, language: np.ndarray, visual: np.ndarray, count: int) -> Candidates:
+        """What the index proposes: those nearest to [w z_l ; T mean z_o], nearly the score."""
+        query = coarse_vector(language, align(visual, self.history))
+        query[: len(language)] *= self.language_weight
+        query[len(language) :] *= self.history
+        try:
+            return self.database.nearest(query, max(CANDIDATES, 16 * count), PROBES)
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"cannot search {self.database.uri}: {str(error).splitlines()[0]}") from None
 
     def search(
         self, language: np.ndarray, visual: np.ndarray, k: int, mode: str = "database", task: str = ""
@@ -105,23 +134,31 @@ class MotionSearch:
         """
         if mode not in MODES:
             raise DataError(f"unknown retrieval mode {mode!r}: use {', '.join(MODES)}")
-        eligible = np.arange(len(self.clips))
         # Drawn from the query itself: the same question gets the same clips, in every process.
         rng = np.random.default_rng(np.abs(language[:8] * 1e6).astype(np.uint32))
-        if mode not in DEPLOYABLE_MODES:
-            wanted = self._task(mode, task, rng)
-            eligible = np.flatnonzero([clip.task == wanted for clip in self.clips])
-        if mode == "none" or not self.clips:
+        wanted = "" if mode in DEPLOYABLE_MODES else self._task(mode, task, rng)
+        if mode == "none" or not self._size:
             return SearchResult([], 0.0)
-        language_scores, visual_scores = self.scores(language, visual)
+        proposed: Candidates | None = None
+        if self._all is not None or wanted:
+            clips, features = self.clips, self._all or _Features.of(self.clips, self.history)
+        elif mode == "random":
+            clips = self.database.sample(rng, k)
+            features = _Features.of(clips, self.history)
+        else:
+            proposed = self._candidates(language, visual, k)
+            clips, features = [], _Features(proposed.language, proposed.visual, self.history)
+        language_scores, visual_scores = features.scores(language, visual)
         total = self.language_weight * language_scores + self.history * visual_scores
+        eligible = np.flatnonzero([clip.task == wanted for clip in clips]) if wanted else np.arange(len(total))
         if mode == "random":
             chosen = rng.permutation(eligible)[:k]
         else:
             chosen = eligible[np.argsort(-total[eligible], kind="stable")[:k]]
+        found = self.database.take([proposed.rows[i] for i in chosen]) if proposed else [clips[i] for i in chosen]
         motions = [
-            RetrievedMotion(self.clips[i], float(total[i]), float(language_scores[i]), float(visual_scores[i]))
-            for i in chosen
+            RetrievedMotion(clip, float(total[i]), float(language_scores[i]), float(visual_scores[i]))
+            for clip, i in zip(found, chosen, strict=True)
         ]
         return SearchResult(motions, confidence(float(language_scores.max())))
 
@@ -139,6 +176,33 @@ class MotionSearch:
         if not others:
             raise DataError(f"retrieval mode {mode}: all clips of the database show {task}")
         return others[int(rng.integers(len(others)))]
+
+
+class _Features:
+    """The features of N clips as they are scored: (d_l,) and (t, d_o) each."""
+
+    def __init__(self, language: list[np.ndarray], visual: list[np.ndarray], history: int) -> None:
+        self._language = unit(np.stack(language))  # (N, d_l)
+        frames = np.stack([v if len(v) == history else resample(v, history) for v in visual])
+        self._visual = unit(frames.astype(np.float32))  # (N, T, d_o)
+
+    @classmethod
+    def of(cls, clips: list[HumanClip], history: int) -> _Features:
+        """The features of clips."""
+        return cls([clip.language for clip in clips], [clip.visual for clip in clips], history)
+
+    def scores(self, language: np.ndarray, visual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As of :meth:`MotionSearch.scores`."""
+        history = self._visual.shape[1]
+        query = unit(align(visual, history))
+        if (language.shape[0], query.shape[1]) != (self._language.shape[1], self._visual.shape[2]):
+            raise DataError(
+                f"the query's features have sizes {language.shape[0]} and {query.shape[1]}, the database's "
+                f"{self._language.shape[1]} and {self._visual.shape[2]}: it was made with other encoders; "
+                "build it again"
+            )
+        visual_scores = self._visual.reshape(len(self._visual), -1) @ query.ravel() / history
+        return self._language @ unit(language), visual_scores
 
 
 def search(database: MotionDatabase, language: np.ndarray, visual: np.ndarray, k: int) -> list[RetrievedMotion]:
@@ -160,7 +224,3 @@ def align(history: np.ndarray, frames: int) -> np.ndarray:
     """The newest ``frames`` rows of (t, d), oldest first; a shorter history repeats its oldest row."""
     newest = history[-frames:]
     return np.concatenate([np.repeat(newest[:1], frames - len(newest), axis=0), newest])
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
