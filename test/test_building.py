@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import struct
+import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -465,3 +467,31 @@ def test_an_export_holds_what_the_database_does(tmp_path: Path, folder: Path, ca
     np.testing.assert_allclose(np.reshape(row["keypoints"], (-1, 21, 3)), clip.keypoints, atol=1e-3)
     assert "thumbnail" not in row
     capfd.readouterr()
+
+
+# Recording
+
+
+def test_a_hand_is_filmed_into_the_database(tmp_path: Path, hand: np.ndarray, capfd) -> None:
+    write_video(tmp_path / "camera.mp4", moving(hand, 30), 0.1)  # plays in real time
+    uri, videos = str(tmp_path / "m.lance"), tmp_path / "recordings"
+    command = ["db", "record", "Open the drawer!", "--db", uri, "--videos", str(videos)]
+    assert main([*command, "--camera", str(tmp_path / "camera.mp4"), "--seconds", "1.5", "--rate", "15"]) == 0
+    out = capfd.readouterr().out
+    assert "hand found in 100% of the frames" in out
+    (clip,) = MotionDatabase.open(uri).clips()
+    assert clip.caption == "open the drawer"
+    assert len(clip.keypoints) * clip.frame_period == pytest.approx(1.5, abs=0.15)
+    (video,) = videos.glob("*.mp4")
+    assert probe(video).rate == pytest.approx(15)
+
+    write_video(tmp_path / "empty.mp4", [EMPTY] * 10, 0.1)
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert main([*command[:2], "close", *command[3:], "--camera", str(tmp_path / "camera.mp4")]) == 0
+    assert len(MotionDatabase.open(uri)) == 2
+    ended = next(videos.glob("close*"))
+    assert 0.5 < probe(ended).seconds < 2.5, "Ctrl-C ended it and kept what there was"
+    assert main([*command, "--camera", str(tmp_path / "empty.mp4")]) == 1
+    assert "film it again, with the whole hand in the picture" in capfd.readouterr().err
+    assert main(["db", "record", "...", "--db", uri, "--camera", str(tmp_path / "empty.mp4")]) == 1
+    assert "say what the hand does" in capfd.readouterr().err

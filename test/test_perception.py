@@ -172,7 +172,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         ("/dev/video987", "there is no camera /dev/video987"),
         (str(tmp_path), "there are no images"),
         (str(tmp_path / "none.mp4"), "No such file"),
-        (str(tmp_path / "text.mp4"), "cannot open the video"),
+        (str(tmp_path / "text.mp4"), "cannot read the video"),
     ):
         with pytest.raises(DataError, match=message):
             open_source(uri)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -19,11 +20,12 @@ from arvrm_ros.retrieval.building import ADDED, KNOWN, build, encoder_fingerprin
 from arvrm_ros.retrieval.database import INDEX_FROM, MotionDatabase
 from arvrm_ros.retrieval.extraction import ExtractionOptions
 from arvrm_ros.retrieval.page import database_page, search_page
+from arvrm_ros.retrieval.recording import record
 from arvrm_ros.retrieval.search import LANGUAGE_WEIGHT, MODES, MotionSearch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares ``arvrm db build``, ``show``, ``search``, ``stats``, ``verify`` and ``export``."""
+    """Declares ``arvrm db build``, ``record``, ``show``, ``search``, ``stats``, ``verify`` and ``export``."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     options = ExtractionOptions()
     style = argparse.ArgumentDefaultsHelpFormatter
@@ -61,6 +63,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-encoder", type=Path, help="weights of the image encoder; the shipped ones if not given"
     )
     making.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+
+    recording = actions.add_parser(
+        "record",
+        help="film a hand in front of a camera into a database: show the robot once",
+        description="""Films one motion, says while it films whether the hand is seen, keeps the video in a folder and
+            adds it to the database. End it with Ctrl-C, or give --seconds.""",
+        formatter_class=style,
+    )
+    recording.add_argument("caption", help='what the hand does, as an instruction: "open the drawer"')
+    recording.add_argument("--db", required=True, help="the database; made when missing")
+    recording.add_argument(
+        "--camera", default="/dev/video0", help="device, or a video file or folder of images instead"
+    )
+    recording.add_argument("--videos", type=Path, default=Path("recordings"), help="folder of the recorded videos")
+    recording.add_argument("--seconds", type=float, default=options.longest, help="length at most")
+    recording.add_argument("--rate", type=float, default=30.0, help="frames per second")
+    recording.add_argument(
+        "--image-encoder", type=Path, help="weights of the image encoder; the shipped ones if not given"
+    )
 
     shipped = resource("checkpoints", "human_motions.lance")
     finding = actions.add_parser("search", help="find clips by text and image", formatter_class=style)
@@ -109,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the chosen action; returns the exit status."""
     actions = {
         "build": _build, "search": _search, "stats": _stats, "show": _show, "verify": _verify, "export": _export,
-        "index": _index,
+        "index": _index, "record": _record,
     }  # fmt: skip
     return actions[args.action](args)
 
@@ -124,13 +145,7 @@ def _build(args: argparse.Namespace) -> int:
         visual_frames=args.visual_frames,
         image_encoder=args.image_encoder,
     )
-    features = encoder_fingerprints(args.image_encoder)
-    if Path(args.out).exists():
-        database = MotionDatabase.open(args.out)
-        if database.features != features:
-            raise DataError(f"{args.out} was made with other encoders: give another --out, or remove it first")
-    else:
-        database = MotionDatabase.create(args.out, features)
+    database = _database(args.out, args.image_encoder)
     tally = build(database, args.source, options, args.workers, args.videos)
     for outcome, count in tally.counts.most_common():
         names = (
@@ -139,6 +154,36 @@ def _build(args: argparse.Namespace) -> int:
         print(f"{count:6d}  {outcome if outcome in (ADDED, KNOWN) else f'rejected: {outcome}{names}'}")
     print(f"{len(database):6d}  clips in {args.out}")
     return 0 if len(database) else 1
+
+
+def _record(args: argparse.Namespace) -> int:
+    from arvrm_ros.perception.cameras import open_source
+
+    database = _database(args.db, args.image_encoder)
+    source = open_source(args.camera, rate=args.rate)
+    try:
+        path, seen = record(source, args.videos, args.caption, args.seconds, args.rate)
+    finally:
+        source.close()
+    print(f"{path}: hand found in {seen:.0%} of the frames")
+    tally = build(database, args.videos, ExtractionOptions(image_encoder=args.image_encoder), 1)
+    if tally.counts[ADDED]:
+        print(f"added to {args.db}: {len(database)} clips")
+        return 0
+    reasons = ", ".join(outcome for outcome in tally.counts if outcome != KNOWN)
+    print(f"not added ({reasons}): film it again, with the whole hand in the picture", file=sys.stderr)
+    return 1
+
+
+def _database(uri: str, image_encoder: Path | None) -> MotionDatabase:
+    """Opens a database to add to, or makes it."""
+    features = encoder_fingerprints(image_encoder)
+    if not Path(uri).exists():
+        return MotionDatabase.create(uri, features)
+    database = MotionDatabase.open(uri)
+    if database.features != features:
+        raise DataError(f"{uri} was made with other encoders: give another --out, or remove it first")
+    return database
 
 
 def _search(args: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,12 +19,12 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], frame_period: fl
     """Writes an H.264 MP4 that every browser plays.
 
     Args:
-        path: ends in ``.mp4``; overwritten.
+        path: of the MP4 file; overwritten.
         frames: (H, W, 3) uint8 RGB each, all of one even height and width.
         frame_period: seconds between two frames.
         quality: x264's constant rate factor, 0 (lossless) to 51; 18 looks like the original.
     """
-    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         rate = Fraction(1 / frame_period).limit_denominator(1000)
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality), "preset": "fast"})
         stream.pix_fmt = "yuv420p"
@@ -65,7 +65,7 @@ def probe(path: Path | str) -> VideoInfo:
 
 def read_frames(
     path: Path | str, start: float = 0.0, end: float = float("inf"), rate: float = float("inf")
-) -> Iterator[tuple[float, np.ndarray]]:
+) -> Generator[tuple[float, np.ndarray]]:
     """The frames of a part of a video, one in memory at a time, as they are meant to be seen.
 
     Args:

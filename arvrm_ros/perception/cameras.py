@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 
+from arvrm_ros.data.video import probe, read_frames
 from arvrm_ros.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -63,7 +63,7 @@ class _Pace:
 
 
 class VideoSource(CameraSource):
-    """A video file, decoded by PyAV."""
+    """A video file."""
 
     def __init__(self, path: Path | str, loop: bool = False, real_time: bool = False) -> None:
         """Opens the file.
@@ -76,61 +76,29 @@ class VideoSource(CameraSource):
         Raises:
             DataError: no such file, or no video in it.
         """
-        self._path, self._loop = str(path), loop
+        self._path, self._loop = path, loop
         self._pace = _Pace() if real_time else None
-        self._offset, self._last, self._period = 0.0, -1.0, 0.0
-        self._open()
-
-    def _open(self) -> None:
-        try:
-            self._container = av.open(self._path)
-        except (OSError, ValueError) as error:  # PyAV's errors derive from these
-            reason = getattr(error, "strerror", None) or error
-            raise DataError(f"cannot open the video {self._path}: {reason}") from None
-        if not self._container.streams.video:
-            self._container.close()
-            raise DataError(f"{self._path} has no video stream")
-        stream = self._container.streams.video[0]
-        self._period = 1 / float(stream.average_rate) if stream.average_rate else 1 / 30
-        self._frames = self._container.decode(stream)
-        self._first: float | None = None
-
-    @property
-    def period(self) -> float:
+        self.period = 1 / (probe(path).rate or 30.0)
         """Seconds between two frames, on average."""
-        return self._period
+        self._frames = read_frames(path)
+        self._offset, self._last = 0.0, -1.0
 
     def read(self) -> Frame | None:
         """The next frame; None at the end of a file that does not loop."""
-        frame = self._next()
+        frame = next(self._frames, None)
         if frame is None and self._loop and self._last >= 0:
-            self._container.close()
-            self._offset = self._last + self._period
-            self._open()
-            frame = self._next()
-        if frame is None:
-            return None
-        if self._pace:
-            self._pace.wait(frame.seconds)
-        return frame
-
-    def _next(self) -> Frame | None:
-        try:
+            self._offset, self._frames = self._last + self.period, read_frames(self._path)
             frame = next(self._frames, None)
-        except (OSError, ValueError) as error:
-            raise DataError(f"the video {self._path} is damaged: {error}") from None
         if frame is None:
             return None
-        # Files may begin at any time, and some containers give no times at all.
-        seconds = frame.time if frame.time is not None else self._last - self._offset + self._period
-        if self._first is None:
-            self._first = seconds
-        self._last = self._offset + seconds - self._first
-        return Frame(frame.to_ndarray(format="rgb24"), self._last)
+        self._last = self._offset + frame[0]
+        if self._pace:
+            self._pace.wait(self._last)
+        return Frame(frame[1], self._last)
 
     def close(self) -> None:
         """Closes the file."""
-        self._container.close()
+        self._frames.close()
 
 
 class DeviceSource(CameraSource):
