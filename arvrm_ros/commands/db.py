@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     making.add_argument("--shortest", type=float, default=options.shortest, help="seconds of a clip at least, when cut")
     making.add_argument("--longest", type=float, default=options.longest, help="seconds of a clip at most")
     making.add_argument(
+        "--hands", type=int, default=options.hands, help="hands looked for; 1 is faster, 2 keeps the busier"
+    )
+    making.add_argument(
         "--visual-frames",
         type=int,
         default=options.visual_frames,
@@ -142,6 +145,7 @@ def _build(args: argparse.Namespace) -> int:
         max_gap=args.max_gap,
         shortest=args.shortest,
         longest=args.longest,
+        hands=args.hands,
         visual_frames=args.visual_frames,
         image_encoder=args.image_encoder,
     )

@@ -49,6 +49,7 @@ class ExtractionOptions:
         max_gap: longest time in seconds without a hand that is filled.
         shortest, longest: seconds of a clip. A video of which nobody says where something is done is one clip if it is
             not longer, else it is cut where the hand comes and goes.
+        hands: looked for in a picture at most. With 1 the landmarker is faster; with 2 the one that moves most is kept.
         visual_frames: image features kept per clip, evenly spread; 0 keeps one per frame.
         detection_confidence: of the palm detector.
         image_encoder: weights file; None for the shipped one.
@@ -59,6 +60,7 @@ class ExtractionOptions:
     max_gap: float = 1.0
     shortest: float = 1.0
     longest: float = 20.0
+    hands: int = 2
     visual_frames: int = 0
     detection_confidence: float = 0.3
     image_encoder: Path | None = None
@@ -158,7 +160,8 @@ def _part_name(video: Video, start: float) -> str:
 
 
 def _landmarker(video: Video, options: ExtractionOptions) -> HandLandmarker:
-    return HandLandmarker(video=True, max_hands=video.hands, min_detection_confidence=options.detection_confidence)
+    hands = min(video.hands, options.hands)
+    return HandLandmarker(video=True, max_hands=hands, min_detection_confidence=options.detection_confidence)
 
 
 @dataclass
@@ -207,7 +210,7 @@ class _Take:
             raise RejectedClipError("no frames")
         options = self.options
         period = float(np.median(np.diff(self.times))) if len(self.times) > 1 else 1 / options.rate
-        hands = main_hand(self.hands) if video.hands > 1 else self.hands
+        hands = main_hand(self.hands) if min(video.hands, options.hands) > 1 else self.hands
         keypoints, world, visible = fill_gaps(hands, period, options)
         keypoints, visible = keypoints[self.kept], visible[self.kept]
         seen = [frame[0] for frame in hands if frame]

@@ -53,7 +53,7 @@ class Video:
         reference: how the database names it: from the source's folder, so that the folder may move.
         name: what its clips' ids begin with; other content has another name.
         spans: one clip each; a single one without an end is the whole video, and cut by the hand's activity if long.
-        hands: how many hands may be in the picture.
+        hands: how many hands there may be in the picture.
     """
 
     path: Path
