@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import struct
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +20,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -407,6 +411,40 @@ def test_a_killed_worker_is_told_and_nothing_is_lost(tmp_path: Path, folder: Pat
 
 def _die(_: object) -> None:
     os._exit(9)
+
+
+def test_ray_does_a_killed_workers_work_again(tmp_path: Path, hand: np.ndarray, capfd) -> None:
+    """A real cluster of two workers; the first that is seen at work is killed."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for i in range(6):
+        write_video(videos / f"push_{'abcdef'[i]}.mp4", [np.roll(f, 5 * i, 0) for f in moving(hand, 40)], 1 / 30)
+    killed = threading.Event()
+
+    def kill_one() -> None:
+        while not killed.is_set():
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if "_extract_on_ray" in process.name() or "_extract_on_ray" in " ".join(process.cmdline()):
+                        process.kill()
+                        killed.set()
+                        return
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    database = MotionDatabase.create(tmp_path / "m.lance")
+    tally = build(database, videos, ExtractionOptions(visual_frames=4), 2, engine="ray", progress=False)
+    assert killed.wait(0), "no worker was seen at work"
+    assert tally.counts == {ADDED: 6}
+    assert sorted(clip.caption for clip in database.clips()) == [f"push {c}" for c in "abcdef"]
+    capfd.readouterr()
+
+
+def test_ray_that_is_not_there_is_told(tmp_path: Path, folder: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(DataError, match="pip install"):
+        build(MotionDatabase.create(tmp_path / "m.lance"), folder, OPTIONS, 1, engine="ray", progress=False)
 
 
 # Looking at it

@@ -16,7 +16,7 @@ import numpy as np
 from arvrm_ros.errors import DataError
 from arvrm_ros.files import write_text
 from arvrm_ros.resources import resource
-from arvrm_ros.retrieval.building import ADDED, KNOWN, build, encoder_fingerprints
+from arvrm_ros.retrieval.building import ADDED, ENGINES, KNOWN, LOCAL, build, encoder_fingerprints
 from arvrm_ros.retrieval.database import INDEX_FROM, MotionDatabase
 from arvrm_ros.retrieval.extraction import ExtractionOptions
 from arvrm_ros.retrieval.page import database_page, search_page
@@ -66,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-encoder", type=Path, help="weights of the image encoder; the shipped ones if not given"
     )
     making.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    making.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=LOCAL,
+        help="processes of this machine, or Ray: the cluster of RAY_ADDRESS, or one made here",
+    )
 
     recording = actions.add_parser(
         "record",
@@ -150,7 +156,7 @@ def _build(args: argparse.Namespace) -> int:
         image_encoder=args.image_encoder,
     )
     database = _database(args.out, args.image_encoder)
-    tally = build(database, args.source, options, args.workers, args.videos)
+    tally = build(database, args.source, options, args.workers, args.videos, args.engine)
     for outcome, count in tally.counts.most_common():
         names = (
             f" ({', '.join(tally.examples[outcome])}{', ...' if count > 3 else ''})" if tally.examples[outcome] else ""

@@ -5,11 +5,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import os
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -26,6 +30,11 @@ BATCH = 16
 
 ADDED, KNOWN = "added", "already there"
 
+LOCAL, RAY = ENGINES = ("local", "ray")
+
+ExtractionJob = tuple[Video, ExtractionOptions, set[str]]
+"""A video, and the ids of its clips that are there already."""
+
 
 def build(
     database: MotionDatabase,
@@ -33,6 +42,7 @@ def build(
     options: ExtractionOptions,
     workers: int,
     videos: Path | None = None,
+    engine: str = LOCAL,
     progress: bool = True,
 ) -> Tally:
     """Adds the clips of a source that are not in the database yet.
@@ -42,6 +52,7 @@ def build(
         source: as of :func:`find_videos`, and so is ``videos``.
         options: see there.
         workers: processes.
+        engine: where they are: :data:`LOCAL` or :data:`RAY`.
         progress: show a bar.
 
     Returns:
@@ -82,7 +93,7 @@ def build(
         finished.clear()
 
     with database.building():
-        results = _extract_all(new, options, database.ids(), workers)
+        results = _extract_all(new, options, database.ids(), workers, engine)
         for video, parts in zip(new, tqdm(results, total=len(new), unit="video", disable=not progress), strict=True):
             of_video = Tally()
             for part in parts:
@@ -146,14 +157,19 @@ def _fingerprint(options: ExtractionOptions) -> str:
 
 
 def _extract_all(
-    videos: list[Video], options: ExtractionOptions, known: set[str], workers: int
+    videos: list[Video], options: ExtractionOptions, known: set[str], workers: int, engine: str
 ) -> Iterator[list[Extracted | Rejected]]:
     """What comes of each video, in their order."""
-    if not videos:
-        return
-    with process_pool(min(workers, len(videos)), start_worker) as pool:
+    jobs = [(video, options, _own(video, known)) for video in videos]
+    if not jobs:
+        return iter(())
+    return _on_ray(jobs, workers) if engine == RAY else _on_this_machine(jobs, workers)
+
+
+def _on_this_machine(jobs: list[ExtractionJob], workers: int) -> Iterator[list[Extracted | Rejected]]:
+    with process_pool(min(workers, len(jobs)), start_worker) as pool:
         try:
-            yield from pool.map(_extract_one, [(video, options, _own(video, known)) for video in videos])
+            yield from pool.map(_extract_one, jobs)
         except BrokenProcessPool:
             raise DataError("a worker process was killed, perhaps for want of memory: run it again to go on") from None
         except BaseException:
@@ -161,9 +177,47 @@ def _extract_all(
             raise
 
 
+def _on_ray(jobs: list[ExtractionJob], workers: int) -> Iterator[list[Extracted | Rejected]]:
+    """On the cluster that RAY_ADDRESS names, whose machines have to see the videos; else on one made here for it.
+
+    Ray does the work of a worker that dies again elsewhere.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise DataError("the engine ray needs Ray: pip install 'arvrm_ros[ray]', or use --engine local") from None
+    own = not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
+    if own:
+        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    try:
+        extract_one = ray.remote(num_cpus=1, max_retries=3)(_extract_on_ray)
+        waiting: deque[Any] = deque()
+        for job in jobs:
+            waiting.append(extract_one.remote(job))
+            if len(waiting) >= 4 * workers:
+                yield ray.get(waiting.popleft())
+        while waiting:
+            yield ray.get(waiting.popleft())
+    except ray.exceptions.RayError as error:
+        raise DataError(f"Ray failed ({str(error).splitlines()[0]}): run it again to go on") from None
+    finally:
+        if own:
+            ray.shutdown()
+
+
 def _own(video: Video, known: set[str]) -> set[str]:
     return {clip_id for clip_id in known if clip_id.startswith(video.name)}
 
 
-def _extract_one(job: tuple[Video, ExtractionOptions, set[str]]) -> list[Extracted | Rejected]:
+def _extract_one(job: ExtractionJob) -> list[Extracted | Rejected]:
     return list(extract(*job))
+
+
+def _extract_on_ray(job: ExtractionJob) -> list[Extracted | Rejected]:
+    _start_ray_worker()
+    return _extract_one(job)
+
+
+@functools.cache
+def _start_ray_worker() -> None:
+    start_worker()
