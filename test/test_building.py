@@ -24,9 +24,11 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mcap_ros2.writer import Writer
 from rendered_hand import rendered_hand
 
 from arvrm_ros.cli import main
+from arvrm_ros.data.bags import read_bag
 from arvrm_ros.data.types import HandDetection
 from arvrm_ros.data.video import probe, read_frames, read_video, write_video
 from arvrm_ros.errors import DataError
@@ -331,6 +333,103 @@ def test_damaged_videos_are_rejected_by_name(tmp_path: Path, hand: np.ndarray) -
         probe(tmp_path / "sound.mp4")
     (item,) = extract(video_of(tmp_path / "noise.mkv"), OPTIONS)
     assert isinstance(item, Rejected), "half of it is noise"
+
+
+HEADER = """std_msgs/Header header
+{}
+================================================================================
+MSG: std_msgs/Header
+builtin_interfaces/Time stamp
+string frame_id
+================================================================================
+MSG: builtin_interfaces/Time
+int32 sec
+uint32 nanosec
+"""
+IMAGE = HEADER.format("uint32 height\nuint32 width\nstring encoding\nuint8 is_bigendian\nuint32 step\nuint8[] data")
+COMPRESSED = HEADER.format("string format\nuint8[] data")
+KEYPOINTS = HEADER.format(
+    "uint32 image_width\nuint32 image_height\nuint8 count\nfloat32[] keypoints\nfloat32[] world_keypoints\n"
+    "float32[] score\nstring[] handedness"
+)
+
+
+def write_bag(path: Path, images: list[np.ndarray], hands: bool, compressed: bool = False, other: bool = False) -> None:
+    """As ``ros2 bag record -s mcap`` writes it; the hands are made up, the first keypoint tells the frame's number."""
+    with path.open("wb") as file:
+        writer = Writer(file)
+        kinds = [
+            writer.register_msgdef(name, text)
+            for name, text in (
+                ("sensor_msgs/msg/Image", IMAGE),
+                ("sensor_msgs/msg/CompressedImage", COMPRESSED),
+                ("arvrm_ros/msg/HandKeypoints", KEYPOINTS),
+            )
+        ]
+        for i, image in enumerate(images):
+            stamp = {"sec": 100 + i // 10, "nanosec": i % 10 * 100_000_000}
+            time = 100_000_000_000 + i * 100_000_000
+            header = {"stamp": stamp, "frame_id": "camera"}
+            bgr = np.ascontiguousarray(image[:, :, ::-1])
+            if compressed:
+                data = cv2.imencode(".png", bgr)[1].tobytes()
+                writer.write_message("/image", kinds[1], {"header": header, "format": "png", "data": data}, time, time)
+            else:
+                message = {
+                    "header": header, "height": image.shape[0], "width": image.shape[1], "encoding": "bgr8",
+                    "is_bigendian": 0, "step": 3 * image.shape[1], "data": bgr.tobytes(),
+                }  # fmt: skip
+                writer.write_message("/image", kinds[0], message, time, time)
+                if other:
+                    message["header"] = {"stamp": stamp, "frame_id": "wrist"}
+                    writer.write_message("/another", kinds[0], message, time, time)
+            if hands:
+                points = np.linspace(0.3, 0.6, 63)
+                points[0] = i / 100
+                writer.write_message(
+                    "/hand_keypoints", kinds[2],
+                    {"header": header, "image_width": 480, "image_height": 360, "count": 1,
+                     "keypoints": points.tolist(),
+                     "world_keypoints": (points / 10).tolist(), "score": [0.9], "handedness": ["right"]},
+                    time, time,
+                )  # fmt: skip
+        writer.finish()
+
+
+def test_a_bag_is_a_video_with_or_without_its_keypoints(tmp_path: Path, hand: np.ndarray) -> None:
+    images = list(moving(hand, 12))
+    write_bag(tmp_path / "open_the_drawer_0.mcap", images, hands=True, other=True)
+    (video,) = find_videos(tmp_path).videos
+    assert video.spans[0].caption == "open the drawer"
+    (item,) = extract(video, ExtractionOptions())
+    assert isinstance(item, Extracted), item
+    np.testing.assert_allclose(item.clip.keypoints[:, 0, 0], np.arange(12) / 100, atol=1e-6)
+    assert item.clip.quality == pytest.approx(0.9)
+    assert item.clip.frame_period == pytest.approx(0.1)
+    write_bag(tmp_path / "plain.mcap", images, hands=False, compressed=True)
+    (item,) = extract(video_of(tmp_path / "plain.mcap", [Span(0.2, 0.85, "push")]), ExtractionOptions())
+    assert isinstance(item, Extracted), item
+    assert item.clip.start == pytest.approx(0.2)
+    assert item.clip.keypoints.shape == (7, 21, 3)
+    way = item.clip.keypoints[-1, :, 0] - item.clip.keypoints[0, :, 0]
+    assert way.mean() == pytest.approx(18 / 480, abs=0.02)
+
+
+def test_bags_that_cannot_be_used_say_why(tmp_path: Path, hand: np.ndarray) -> None:
+    write_bag(tmp_path / "two.mcap", [hand], hands=False, other=True)
+    write_bag(tmp_path / "none.mcap", [], hands=False)
+    whole = (tmp_path / "two.mcap").read_bytes()
+    (tmp_path / "cut.mcap").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.mcap").write_text("no bag")
+    for name, message in (
+        ("two.mcap", "images of several cameras .*/another, /image"),
+        ("none.mcap", "holds no images"),
+        ("cut.mcap", "cannot read the bag"),
+        ("text.mcap", "cannot read the bag"),
+    ):
+        with pytest.raises(DataError, match=message):
+            list(read_bag(tmp_path / name))
+        assert list(extract(video_of(tmp_path / name), OPTIONS)) == [Rejected("unreadable", name)]
 
 
 def test_the_hand_that_moves_is_followed_through_flipping_labels() -> None:

@@ -33,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "build",
         help="make or extend a database from videos of hands",
         description="""Adds the hand motions of a source that are not in the database yet; run it again to go on after a
-            stop, with another source to add that too. A source is a folder of videos, at any depth, whose captions are
-            in captions.csv (columns video, caption and, if only a part is meant, start and end in seconds) or
-            captions.jsonl in it, or else in the files' names (open_the_drawer.mp4); or a folder of clips as `arvrm
+            stop, with another source to add that too. A source is a folder of videos or MCAP bags, at any depth, whose
+            captions are in captions.csv (columns video, caption and, if only a part is meant, start and end in seconds)
+            or captions.jsonl in it, or else in the files' names (open_the_drawer.mp4); or a folder of clips as `arvrm
             collect human` makes; or the annotations of EPIC-KITCHENS (EPIC_100_train.csv) or Ego4D (fho_main.json,
             narration.json), with --videos. Videos longer than --longest of which nobody says when something is done are
             cut where the hand comes and goes.""",

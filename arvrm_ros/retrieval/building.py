@@ -186,6 +186,7 @@ def _on_ray(jobs: list[ExtractionJob], workers: int) -> Iterator[list[Extracted 
         import ray
     except ImportError:
         raise DataError("the engine ray needs Ray: pip install 'arvrm_ros[ray]', or use --engine local") from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report over the network
     own = not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
     if own:
         ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")

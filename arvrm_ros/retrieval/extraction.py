@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from arvrm_ros.data.bags import bag_seconds, read_bag
 from arvrm_ros.data.types import HAND_KEYPOINTS, HandDetection, HumanClip
 from arvrm_ros.data.video import probe, read_frames
 from arvrm_ros.errors import DataError
@@ -22,7 +24,7 @@ from arvrm_ros.perception.cameras import resize
 from arvrm_ros.perception.landmarker import HandLandmarker
 from arvrm_ros.perception.overlay import draw_hand
 from arvrm_ros.retrieval.search import resample
-from arvrm_ros.retrieval.sources import Span, Video
+from arvrm_ros.retrieval.sources import BAG_SUFFIX, Span, Video
 
 if TYPE_CHECKING:
     from arvrm_ros.perception.image_encoder import ImageEncoder
@@ -95,7 +97,8 @@ def extract(video: Video, options: ExtractionOptions, known: Collection[str] = (
         known: ids of clips that are there already and are left out.
     """
     try:
-        if video.whole and probe(video.path).seconds > options.longest:
+        seconds = bag_seconds(video.path) if video.path.suffix == BAG_SUFFIX else probe(video.path).seconds
+        if video.whole and seconds > options.longest:
             yield from _cut_by_activity(video, options, known)
             return
     except DataError:
@@ -109,9 +112,8 @@ def extract(video: Video, options: ExtractionOptions, known: Collection[str] = (
         try:
             if not video.whole and span.end - span.start > options.longest:
                 raise RejectedClipError(f"longer than {options.longest:g} s")
-            with _landmarker(video, options) as landmarker:
-                for time, image in read_frames(video.path, span.start, span.end, TRACKING_RATE):
-                    take.add(time, image, landmarker.detect(image, time))
+            for time, image, hands in _watch(video, options, span.start, span.end):
+                take.add(time, image, hands)
             yield take.clip(clip_id, video, span)
         except RejectedClipError as reason:
             yield Rejected(str(reason), clip_id)
@@ -139,16 +141,14 @@ def _cut_by_activity(
             yield Rejected(str(reason), clip_id)
 
     try:
-        with _landmarker(video, options) as landmarker:
-            for time, image in read_frames(video.path, rate=TRACKING_RATE):
-                hands = landmarker.detect(image, time)
-                if take.times and (time - last_seen > options.max_gap or time - take.times[0] >= options.longest):
-                    yield from end(take)
-                    take = _Take(options)
-                if hands:
-                    last_seen = time
-                if hands or take.times:
-                    take.add(time, image, hands)
+        for time, image, hands in _watch(video, options):
+            if take.times and (time - last_seen > options.max_gap or time - take.times[0] >= options.longest):
+                yield from end(take)
+                take = _Take(options)
+            if hands:
+                last_seen = time
+            if hands or take.times:
+                take.add(time, image, hands)
     except DataError:
         yield Rejected("unreadable", video.path.name)
     if take.times:
@@ -159,9 +159,25 @@ def _part_name(video: Video, start: float) -> str:
     return f"{video.name}@{start:.1f}s"
 
 
-def _landmarker(video: Video, options: ExtractionOptions) -> HandLandmarker:
-    hands = min(video.hands, options.hands)
-    return HandLandmarker(video=True, max_hands=hands, min_detection_confidence=options.detection_confidence)
+def _watch(
+    video: Video, options: ExtractionOptions, start: float = 0.0, end: float = np.inf
+) -> Iterator[tuple[float, np.ndarray, list[HandDetection]]]:
+    """Time, image and hands of each frame of a part; the hands as a bag has them, else by the landmarker."""
+    frames: Iterable[tuple[float, np.ndarray, list[HandDetection] | None]]
+    if video.path.suffix == BAG_SUFFIX:
+        frames = read_bag(video.path, start, end)
+    else:
+        frames = ((time, image, None) for time, image in read_frames(video.path, start, end, TRACKING_RATE))
+    count = min(video.hands, options.hands)
+    with contextlib.ExitStack() as stack:
+        landmarker: HandLandmarker | None = None
+        for time, image, hands in frames:
+            if hands is None:
+                landmarker = landmarker or stack.enter_context(
+                    HandLandmarker(video=True, max_hands=count, min_detection_confidence=options.detection_confidence)
+                )
+                hands = landmarker.detect(image, time)
+            yield time, image, hands
 
 
 @dataclass

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where human motion comes from: videos, and who says what happens in them when.
 
-a folder of clips           */clip.json, as ``arvrm collect human`` writes them
-a folder of videos          any depth; captions from captions.csv or captions.jsonl in it, else from the files' names
-EPIC-KITCHENS annotations   EPIC_100_train.csv and its like, with ``videos`` for the folder of the videos
-Ego4D annotations           fho_main.json or narration.json, with ``videos`` for the folder of the videos
+- a folder of clips: ``*/clip.json``, as ``arvrm collect human`` writes them
+- a folder of videos or MCAP bags, at any depth: captions from ``captions.csv`` or ``captions.jsonl`` in it, else from the
+  files' names
+- EPIC-KITCHENS' annotations: ``EPIC_100_train.csv`` and its like, with ``videos`` for the folder of the videos
+- Ego4D's annotations: ``fho_main.json`` or ``narration.json``, with ``videos`` for the folder of the videos
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from typing import Any
 from arvrm_ros.data.clips import read_clip
 from arvrm_ros.errors import DataError
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mts")
+BAG_SUFFIX = ".mcap"
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mts", BAG_SUFFIX)
 CAPTION_FILES = ("captions.csv", "captions.jsonl")
 
 NARRATION_SECONDS = (-0.5, 2.5)
