@@ -29,13 +29,14 @@ from rendered_hand import rendered_hand
 
 from arvrm_ros.cli import main
 from arvrm_ros.data.bags import read_bag
+from arvrm_ros.data.clips import Clip, write_clip
 from arvrm_ros.data.types import HandDetection
 from arvrm_ros.data.video import probe, read_frames, read_video, write_video
 from arvrm_ros.errors import DataError
 from arvrm_ros.retrieval import sources
 from arvrm_ros.retrieval.building import ADDED, KNOWN, build
 from arvrm_ros.retrieval.database import MotionDatabase
-from arvrm_ros.retrieval.extraction import Extracted, ExtractionOptions, Rejected, extract, main_hand
+from arvrm_ros.retrieval.extraction import Extracted, ExtractionOptions, Rejected, extract, main_hand, part_name
 from arvrm_ros.retrieval.sources import Span, Video, caption_of, find_videos
 
 OPTIONS = ExtractionOptions(visual_frames=4)
@@ -305,7 +306,10 @@ def test_parts_that_are_named_are_clips_of_their_own(tmp_path: Path, hand: np.nd
     clip, *rejected = sorted(
         extract(video_of(tmp_path / "v.mp4", spans), OPTIONS), key=lambda i: isinstance(i, Rejected)
     )
-    assert (clip.clip.clip_id, clip.clip.caption, clip.clip.start) == ("v@2.0s", "push", pytest.approx(2.0))
+    assert (clip.clip.caption, clip.clip.start) == ("push", pytest.approx(2.0))
+    assert clip.clip.clip_id.startswith("v@2.0s-")
+    twice = [Span(2.0, 4.0, "push"), Span(2.0, 4.0, "shove")]
+    assert len({part_name(video_of(tmp_path / "v.mp4"), span.start, span) for span in twice}) == 2
     assert [item.reason for item in rejected] == [
         "hand found in less than 50% of the frames", "longer than 20 s", "no frames"
     ]  # fmt: skip
@@ -544,6 +548,15 @@ def test_ray_that_is_not_there_is_told(tmp_path: Path, folder: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(DataError, match="pip install"):
         build(MotionDatabase.create(tmp_path / "m.lance"), folder, OPTIONS, 1, engine="ray", progress=False)
+
+
+def test_clips_of_two_collections_that_are_named_alike_are_not_confused(tmp_path: Path, hand: np.ndarray) -> None:
+    database = MotionDatabase.create(tmp_path / "m.lance")
+    for i, caption in enumerate(("open the drawer", "close the drawer")):
+        write_clip(tmp_path / caption, Clip("clip_000000", caption), list(moving(hand, 8))[:: 1 - 2 * i], 0.1)
+        assert build(database, tmp_path / caption, OPTIONS, 1, progress=False).counts == {ADDED: 1}
+        assert build(database, tmp_path / caption, OPTIONS, 1, progress=False).counts == {KNOWN: 1}
+    assert [clip.caption for clip in database.clips()] == ["open the drawer", "close the drawer"]
 
 
 # Looking at it

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import os
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -160,7 +160,10 @@ def _extract_all(
     videos: list[Video], options: ExtractionOptions, known: set[str], workers: int, engine: str
 ) -> Iterator[list[Extracted | Rejected]]:
     """What comes of each video, in their order."""
-    jobs = [(video, options, _own(video, known)) for video in videos]
+    parts: dict[str, set[str]] = defaultdict(set)
+    for clip_id in known:
+        parts[clip_id.partition("@")[0]].add(clip_id)
+    jobs = [(video, options, parts.get(video.name, set())) for video in videos]
     if not jobs:
         return iter(())
     return _on_ray(jobs, workers) if engine == RAY else _on_this_machine(jobs, workers)
@@ -204,10 +207,6 @@ def _on_ray(jobs: list[ExtractionJob], workers: int) -> Iterator[list[Extracted 
     finally:
         if own:
             ray.shutdown()
-
-
-def _own(video: Video, known: set[str]) -> set[str]:
-    return {clip_id for clip_id in known if clip_id.startswith(video.name)}
 
 
 def _extract_one(job: ExtractionJob) -> list[Extracted | Rejected]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
@@ -105,7 +106,7 @@ def extract(video: Video, options: ExtractionOptions, known: Collection[str] = (
         yield Rejected("unreadable", video.path.name)
         return
     for span in video.spans:
-        clip_id = video.name if video.whole else _part_name(video, span.start)
+        clip_id = video.name if video.whole else part_name(video, span.start, span)
         if clip_id in known:
             continue
         take = _Take(options)
@@ -129,7 +130,7 @@ def _cut_by_activity(
 
     def end(take: _Take) -> Iterator[Extracted | Rejected]:
         start = take.times[0]
-        clip_id = _part_name(video, start)
+        clip_id = part_name(video, start)
         take.drop_after(last_seen)
         if clip_id in known:
             return
@@ -155,8 +156,10 @@ def _cut_by_activity(
         yield from end(take)
 
 
-def _part_name(video: Video, start: float) -> str:
-    return f"{video.name}@{start:.1f}s"
+def part_name(video: Video, start: float, said: Span | None = None) -> str:
+    """Id of a clip that is a part of a video; several things may be said of the same part."""
+    digest = f"-{hashlib.sha256(repr(said).encode()).hexdigest()[:6]}" if said else ""
+    return f"{video.name}@{start:.1f}s{digest}"
 
 
 def _watch(

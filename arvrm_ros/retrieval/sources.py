@@ -3,8 +3,8 @@
 """Where human motion comes from: videos, and who says what happens in them when.
 
 - a folder of clips: ``*/clip.json``, as ``arvrm collect human`` writes them
-- a folder of videos or MCAP bags, at any depth: captions from ``captions.csv`` or ``captions.jsonl`` in it, else from the
-  files' names
+- a folder of videos or MCAP bags, at any depth: captions from ``captions.csv`` or ``captions.jsonl`` in it, else from
+  the files' names
 - EPIC-KITCHENS' annotations: ``EPIC_100_train.csv`` and its like, with ``videos`` for the folder of the videos
 - Ego4D's annotations: ``fho_main.json`` or ``narration.json``, with ``videos`` for the folder of the videos
 """
@@ -144,11 +144,15 @@ def _clips(folders: Iterable[Path]) -> Found:
         except DataError:
             found.left_out.add("unreadable", folder.name)
             continue
-        if clip.caption.strip():
-            span = Span(0.0, math.inf, clip.caption.strip(), clip.task)
-            found.videos.append(Video(clip.video, f"{folder.name}/{clip.video.name}", folder.name, [span], 1))
-        else:
+        if not clip.video.is_file():
+            found.left_out.add("unreadable", folder.name)
+        elif not clip.caption.strip():
             found.left_out.add("no caption", folder.name)
+        else:
+            span = Span(0.0, math.inf, clip.caption.strip(), clip.task)
+            # Another collection has folders of the same names.
+            name = f"{folder.name}-{content_digest(clip.video)[:10]}"
+            found.videos.append(Video(clip.video, f"{folder.name}/{clip.video.name}", name, [span], 1))
     return found
 
 
