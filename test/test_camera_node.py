@@ -108,7 +108,7 @@ def test_video_file_and_wrong_sources(graph: Graph, tmp_path: Path) -> None:
     assert "'human' is not NAME=SOURCE" in node.log()
     node.set(sources=[f"human={tmp_path / 'none.mp4'}"])
     assert not node.transition(CONFIGURE)
-    assert f"cannot open the video {tmp_path / 'none.mp4'}: No such file" in node.log()
+    assert f"cannot read the video {tmp_path / 'none.mp4'}: No such file" in node.log()
     node.set(sources=[f"human={video}"])
     images = graph.listen(Image, "/human_camera/image", qos.SENSOR)
     assert node.transition(CONFIGURE, ACTIVATE)

@@ -60,7 +60,7 @@ def probe(path: Path | str) -> VideoInfo:
     except IndexError:
         raise DataError(f"{path} holds no video") from None
     except (av.error.FFmpegError, OSError) as error:
-        raise DataError(f"cannot read the video {path}: {error}") from None
+        raise DataError(f"cannot read the video {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def read_frames(
@@ -103,7 +103,7 @@ def read_frames(
     except av.error.InvalidDataError as error:
         raise DataError(f"the video {path} is damaged after {time:.1f} s: {error}") from None
     except (av.error.FFmpegError, OSError) as error:
-        raise DataError(f"cannot read the video {path}: {error}") from None
+        raise DataError(f"cannot read the video {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def read_video(path: Path | str) -> tuple[np.ndarray, float]:
