@@ -24,7 +24,7 @@ import psutil
 from tqdm import tqdm
 
 from arvrm_ros.data.types import HumanClip
-from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.retrieval.database import MotionDatabase, unit
 from arvrm_ros.retrieval.search import HISTORY, MotionSearch
 from arvrm_ros.workers import process_pool
 
@@ -32,11 +32,6 @@ TEXT, IMAGE, KEPT = 512, 768, 10  # CLIP's and ViT-B's widths, best clips compar
 SHARE = 0.5  # of what a clip has of its own against its cluster's centre
 FRAME_SHARE = 0.25  # of what a frame has of its own
 QUERIES, TIMED = 64, 400
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of length 1."""
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 class World:

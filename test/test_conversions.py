@@ -12,6 +12,7 @@ from sensor_msgs.msg import Image, JointState
 
 import arvrm_ros.msg as messages
 from arvrm_ros.contract import load_contract
+from arvrm_ros.data.messages import MessageError, message_to_detections, view_pixels
 from arvrm_ros.data.types import ActionChunk, HandDetection, HumanClip, RetrievedMotion
 from arvrm_ros.nodes import conversions
 
@@ -53,7 +54,7 @@ def test_an_image_survives_the_wire():
 @pytest.mark.parametrize("padding", [0, 3])
 def test_every_encoding_gives_the_same_pixels(encoding, padding):
     message, rgb = encoded(encoding, padding)
-    np.testing.assert_array_equal(conversions.view_pixels(message), rgb)
+    np.testing.assert_array_equal(view_pixels(message), rgb)
 
 
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8"])
@@ -61,18 +62,18 @@ def test_cv_bridge_and_the_numpy_view_give_the_same_pixels(encoding):
     cv_bridge = pytest.importorskip("cv_bridge", reason="comes with a ROS 2 installation; it has no wheel")
     message, _ = encoded(encoding)
     theirs = cv_bridge.CvBridge().imgmsg_to_cv2(message, "rgb8")
-    np.testing.assert_array_equal(conversions.view_pixels(message), theirs)
+    np.testing.assert_array_equal(view_pixels(message), theirs)
 
 
 def test_an_rgb_image_is_read_without_a_copy():
     message, _ = encoded("rgb8")
-    assert np.shares_memory(conversions.view_pixels(message), np.frombuffer(message.data, np.uint8))
+    assert np.shares_memory(view_pixels(message), np.frombuffer(message.data, np.uint8))
 
 
 @pytest.mark.parametrize(("encoding", "drop"), [("16UC1", 0), ("rgb8", 1), ("bgr8", 20)])
 def test_a_malformed_image_is_refused(encoding, drop):
     data = bytes(6 * 5 * 3 - drop)
-    with pytest.raises(conversions.MessageError):
+    with pytest.raises(MessageError):
         conversions.message_to_image(Image(height=6, width=5, encoding=encoding, step=15, data=data))
 
 
@@ -96,7 +97,7 @@ def test_hands_survive_the_wire(count):
         for side in ("left", "right")[:count]
     ]
     message = over_the_wire(conversions.detections_to_message(hands, STAMP, "camera", 480, 640))
-    back = conversions.message_to_detections(message)
+    back = message_to_detections(message)
     assert message.count == len(back) == count
     for hand, other in zip(hands, back, strict=True):
         np.testing.assert_array_equal(hand.keypoints, other.keypoints)
@@ -130,13 +131,13 @@ def test_retrieved_motions_survive_the_wire():
     ],
 )
 def test_keypoints_of_the_wrong_length_are_refused(message):
-    with pytest.raises(conversions.MessageError):
-        conversions.message_to_detections(message)
+    with pytest.raises(MessageError):
+        message_to_detections(message)
 
 
 def test_motions_of_the_wrong_length_are_refused():
     motion = messages.RetrievedMotion(frames=2, keypoints=[0.0] * 63, visible=[True, True])
-    with pytest.raises(conversions.MessageError):
+    with pytest.raises(MessageError):
         conversions.message_to_retrieved(messages.RetrievedMotions(motions=[motion]))
 
 
@@ -163,5 +164,5 @@ def test_incomplete_joint_states_are_refused(fault):
         positions.pop()
     else:
         positions[0] = float("nan")
-    with pytest.raises(conversions.MessageError, match="/joint_states has"):
+    with pytest.raises(MessageError, match="/joint_states has"):
         conversions.joint_state_to_arrays(JointState(name=names, position=positions), contract)

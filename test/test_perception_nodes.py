@@ -17,9 +17,10 @@ from rendered_hand import rendered_hand
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import Marker, MarkerArray
 
+from arvrm_ros.data.messages import message_to_detections
 from arvrm_ros.msg import HandKeypoints
 from arvrm_ros.nodes import qos
-from arvrm_ros.nodes.conversions import image_to_message, message_to_detections, message_to_image
+from arvrm_ros.nodes.conversions import image_to_message, message_to_image
 from arvrm_ros.perception.models import fetch_hand_landmarker
 
 pytestmark = pytest.mark.ros

@@ -25,7 +25,7 @@ from arvrm_ros.retrieval.search import LANGUAGE_WEIGHT, MODES, MotionSearch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares ``arvrm db build``, ``record``, ``show``, ``search``, ``stats``, ``verify`` and ``export``."""
+    """Declares ``arvrm db build``, ``record``, ``show``, ``search``, ``stats``, ``verify``, ``export``, ``index``."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     options = ExtractionOptions()
     style = argparse.ArgumentDefaultsHelpFormatter

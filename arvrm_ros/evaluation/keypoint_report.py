@@ -15,7 +15,6 @@ as found, and its error counts too.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ import jinja2
 import numpy as np
 from tqdm import tqdm
 
+from arvrm_ros import pages
 from arvrm_ros.data.clips import Clip, clip_folders, read_clip
 from arvrm_ros.data.types import HAND_KEYPOINTS
 from arvrm_ros.errors import DataError
@@ -273,7 +273,7 @@ def _describe(measurement: Measurement, frame: int) -> str:
 
 def _data_uri(image: np.ndarray) -> str:
     _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
+    return pages.data_uri("image/jpeg", jpeg.tobytes())
 
 
 _PAGE = """<!doctype html>

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import base64
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import cv2
 import jinja2
 import numpy as np
 
+from arvrm_ros import pages
 from arvrm_ros.data.types import HAND_KEYPOINTS, ROBOT_COMPONENTS, RetrievedMotion
 from arvrm_ros.data.video import write_video
 from arvrm_ros.files import write_json, write_text
@@ -133,13 +133,7 @@ def write_report(record: DemoRecord, folder: Path) -> Path:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = pages.environment(Path(__file__).parent / "templates")
     environment.filters["ms"] = lambda value: f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
     return environment
 
@@ -159,8 +153,8 @@ def _episode_view(number: int, episode: Episode) -> dict[str, Any]:
         "number": number,
         "data": episode,
         "cameras": list(episode.images),
-        "video": _data_uri("video/mp4", _encode(frames, period)) if frames else "",
-        "poster": _data_uri("image/jpeg", _jpeg(poster)) if poster is not None else "",
+        "video": pages.data_uri("video/mp4", _encode(frames, period)) if frames else "",
+        "poster": pages.data_uri("image/jpeg", _jpeg(poster)) if poster is not None else "",
         "aspect": f"{poster.shape[1]} / {poster.shape[0]}" if poster is not None else "2 / 1",
         "progress": _progress_path(episode.progress),
         "clips": [_clip_view(motion, episode.thumbnails) for motion in episode.retrieved],
@@ -199,10 +193,6 @@ def _jpeg(image: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
 
 
-def _data_uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
 def _progress_path(progress: Sequence[tuple[float, float]]) -> str:
     """SVG path of the policy's progress in a box 100 wide and 20 high."""
     if len(progress) < 2:
@@ -223,7 +213,7 @@ def _clip_view(motion: RetrievedMotion, thumbnails: dict[str, bytes]) -> dict[st
         "visual": motion.visual_score,
         "frames": len(motion.clip.keypoints),
         "seen": float(np.mean(motion.clip.visible)) if len(motion.clip.visible) else 0.0,
-        "picture": _data_uri("image/jpeg", picture) if picture else "",
+        "picture": pages.data_uri("image/jpeg", picture),
         "hands": _hands(motion.clip.keypoints),
     }
 

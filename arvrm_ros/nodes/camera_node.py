@@ -17,9 +17,10 @@ from rclpy.publisher import Publisher
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, Image
 
+from arvrm_ros.data.messages import MessageError
 from arvrm_ros.errors import DataError
 from arvrm_ros.nodes import qos
-from arvrm_ros.nodes.conversions import MessageError, image_to_message, message_to_image, to_seconds, to_time
+from arvrm_ros.nodes.conversions import image_to_message, message_to_image, to_seconds, to_time
 from arvrm_ros.nodes.lifecycle import ManagedNode, StreamWatch, run_node
 from arvrm_ros.nodes.parameters import ParameterError, Parameters, parameter
 from arvrm_ros.perception.cameras import CameraSource, FrameSets, open_source, resize

@@ -16,6 +16,12 @@ from std_msgs.msg import Header
 
 import arvrm_ros.msg as messages
 from arvrm_ros.contract import RobotContract
+from arvrm_ros.data.messages import (
+    MessageError,
+    check_image,
+    shaped_keypoints,
+    view_pixels,
+)
 from arvrm_ros.data.types import (
     HAND_KEYPOINTS,
     ROBOT_COMPONENTS,
@@ -24,13 +30,6 @@ from arvrm_ros.data.types import (
     HumanClip,
     RetrievedMotion,
 )
-from arvrm_ros.errors import ArvrmError
-
-_CHANNELS = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0), "mono8": (0, 0, 0)}
-
-
-class MessageError(ArvrmError):
-    """A message is malformed or of a kind this package cannot read; the message says what is wrong."""
 
 
 def to_time(seconds: float) -> Time:
@@ -79,25 +78,9 @@ def message_to_image(message: Image) -> np.ndarray:
     Raises:
         MessageError: unknown encoding, or fewer bytes than the size needs.
     """
-    channels = 1 if message.encoding == "mono8" else len(message.encoding) - 1
-    if message.encoding not in _CHANNELS:
-        raise MessageError(f"image encoding {message.encoding!r} is not one of {', '.join(_CHANNELS)}")
-    if message.step < message.width * channels or len(message.data) < message.step * message.height:
-        raise MessageError(
-            f"image of {message.width}x{message.height} {message.encoding} has {len(message.data)} bytes "
-            f"and a step of {message.step}"
-        )
+    check_image(message)
     bridge = _bridge()
     return view_pixels(message) if bridge is None else bridge.imgmsg_to_cv2(message, "rgb8")
-
-
-def view_pixels(message: Image) -> np.ndarray:
-    """The pixels of a well-formed image message without cv_bridge."""
-    order = _CHANNELS[message.encoding]
-    channels = 1 if message.encoding == "mono8" else len(message.encoding) - 1
-    rows = np.frombuffer(message.data, np.uint8, message.height * message.step).reshape(message.height, message.step)
-    pixels = rows[:, : message.width * channels].reshape(message.height, message.width, channels)
-    return pixels if message.encoding == "rgb8" else pixels[..., order]
 
 
 @cache
@@ -156,19 +139,6 @@ def detections_to_message(
         score=_floats([d.score for d in detections]),
         handedness=[d.handedness for d in detections],
     )
-
-
-def message_to_detections(message: messages.HandKeypoints) -> list[HandDetection]:
-    """The hands of a message.
-
-    Raises:
-        MessageError: the array lengths do not fit ``count``.
-    """
-    keypoints = _shaped("keypoints", message.keypoints, message.count)
-    world = _shaped("world_keypoints", message.world_keypoints, message.count)
-    if len(message.score) != message.count or len(message.handedness) != message.count:
-        raise MessageError(f"HandKeypoints: score and handedness must have {message.count} entries")
-    return [HandDetection(*values) for values in zip(keypoints, world, message.score, message.handedness, strict=True)]
 
 
 def retrieved_to_message(
@@ -239,7 +209,7 @@ def joint_state_to_arrays(message: JointState, contract: RobotContract) -> tuple
 
 
 def _retrieved(message: messages.RetrievedMotion) -> RetrievedMotion:
-    keypoints = _shaped("keypoints", message.keypoints, message.frames)
+    keypoints = shaped_keypoints("keypoints", message.keypoints, message.frames)
     if len(message.visible) != message.frames:
         raise MessageError(f"RetrievedMotion {message.clip_id}: visible must have {message.frames} entries")
     none = np.zeros(0, np.float32)
@@ -253,15 +223,6 @@ def _retrieved(message: messages.RetrievedMotion) -> RetrievedMotion:
         visual=none.reshape(0, 0),
     )
     return RetrievedMotion(clip, message.score, message.language_score, message.visual_score)
-
-
-def _shaped(name: str, values: Any, count: int) -> np.ndarray:
-    """(count, K, 3) float32 from a flat message field."""
-    flat = np.array(values, np.float32)
-    shape = (count, len(HAND_KEYPOINTS), 3)
-    if flat.size != np.prod(shape):
-        raise MessageError(f"{name} has {flat.size} numbers, {shape} needs {np.prod(shape)}")
-    return flat.reshape(shape)
 
 
 def _split(seconds: float) -> dict[str, int]:

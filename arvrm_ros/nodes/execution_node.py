@@ -24,6 +24,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from arvrm_ros import msg as messages
 from arvrm_ros.action import ExecuteChunk
+from arvrm_ros.data.messages import MessageError
 from arvrm_ros.data.types import ActionChunk
 from arvrm_ros.errors import ExecutionCode, MotionRefused
 from arvrm_ros.motion.backends import BACKENDS, Backend, TrajectoryPoint, make_backend
@@ -154,7 +155,7 @@ class ExecutionNode(ManagedNode):
             return
         try:
             positions, _, gripper = conversions.joint_state_to_arrays(message, self.contract)
-        except conversions.MessageError as error:
+        except MessageError as error:
             self.edges.update("joint states", str(error))
             return
         self.edges.update("joint states", None)

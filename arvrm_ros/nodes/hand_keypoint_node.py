@@ -17,11 +17,11 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
+from arvrm_ros.data.messages import MessageError
 from arvrm_ros.data.types import HandDetection
 from arvrm_ros.msg import HandKeypoints
 from arvrm_ros.nodes import qos
 from arvrm_ros.nodes.conversions import (
-    MessageError,
     detections_to_message,
     image_to_message,
     message_to_image,

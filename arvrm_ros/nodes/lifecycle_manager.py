@@ -42,6 +42,7 @@ TRANSITIONS = {
     "deactivate": Transition.TRANSITION_DEACTIVATE,
     "cleanup": Transition.TRANSITION_CLEANUP,
 }
+MANAGER_TIMEOUT = 10 * HEARTBEAT_PERIOD  # s; for another suite's manager to be discovered once its nodes were
 UNDO_TIMEOUT = 1.5  # s; a killed node stays in the graph, but does not answer
 UNDO_TIMEOUT_MORE = 0.4  # s; for each further one once the patience is used up: ros2 launch waits 5 s for this process
 IN_USE = ("inactive", "active")  # states of a configured node
@@ -141,7 +142,13 @@ class LifecycleManager(Node):
         if not self._wait(lambda: bool(self._other) or not silent(), self._params.discovery_timeout):
             raise SuiteFailed(f"{', '.join(silent())} did not start")
         self._wait(lambda: bool(self._other), 2 * HEARTBEAT_PERIOD)
-        taken = [name for name in self._nodes if name in self._heartbeats and self._heartbeats[name].state in IN_USE]
+        taken = [
+            f"{name} pid {heartbeat.pid}"
+            for name, heartbeat in self._heartbeats.items()
+            if name in self._nodes and heartbeat.state in IN_USE
+        ]
+        if taken:  # its manager is heard a little later, or never: it was killed
+            self._wait(lambda: bool(self._other), MANAGER_TIMEOUT)
         if self._other or taken:
             domain = os.environ.get("ROS_DOMAIN_ID", "0")
             raise SuiteFailed(

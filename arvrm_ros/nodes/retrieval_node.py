@@ -18,9 +18,10 @@ from rclpy.clock_type import ClockType
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
+from arvrm_ros.data.messages import MessageError
 from arvrm_ros.msg import RetrievedMotions
 from arvrm_ros.nodes import qos
-from arvrm_ros.nodes.conversions import MessageError, message_to_image, retrieved_to_message, to_seconds
+from arvrm_ros.nodes.conversions import message_to_image, retrieved_to_message, to_seconds
 from arvrm_ros.nodes.lifecycle import ManagedNode, StreamWatch, run_node
 from arvrm_ros.nodes.parameters import Parameters, parameter
 from arvrm_ros.perception.image_encoder import ImageEncoder

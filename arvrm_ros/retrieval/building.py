@@ -102,9 +102,7 @@ def build(
                     of_video.add(ADDED, part.clip.clip_id)
                 else:
                     of_video.add(part.reason, part.name)
-            for outcome, names in of_video.examples.items():
-                tally.examples[outcome] = (tally.examples[outcome] + names)[:3]
-            tally.counts += of_video.counts
+            tally.merge(of_video)
             finished[_key(video)] = dict(of_video.counts)
             if len(extracted) >= BATCH:
                 flush()

@@ -4,16 +4,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
+from arvrm_ros import pages
 from arvrm_ros.data.types import HumanClip, RetrievedMotion
 from arvrm_ros.perception.overlay import keypoint_color
 from arvrm_ros.retrieval.database import MotionDatabase
@@ -88,19 +87,12 @@ def search_page(database: MotionDatabase, query: str, motions: Sequence[Retrieve
 
 def _page(database: MotionDatabase, shown: Sequence[HumanClip], **values: Any) -> str:
     pictures = database.thumbnails([clip.clip_id for clip in shown])
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     scores = values.pop("scores", None)
     views = [
         {
             "clip": clip,
             "seconds": len(clip.keypoints) * clip.frame_period,
-            "picture": _data_uri(pictures.get(clip.clip_id, b"")),
+            "picture": pages.data_uri("image/jpeg", pictures.get(clip.clip_id, b"")),
             "paths": _paths(clip),
             "scores": scores[i] if scores else None,
         }
@@ -113,7 +105,11 @@ def _page(database: MotionDatabase, shown: Sequence[HumanClip], **values: Any) -
         "features": database.features,
         "name": Path(database.uri).name,
     }
-    return environment.get_template("database.html").render(common | values | {"views": views})
+    return (
+        pages.environment(Path(__file__).parent / "templates")
+        .get_template("database.html")
+        .render(common | values | {"views": views})
+    )
 
 
 def _histogram(title: str, values: np.ndarray, span: tuple[float, float] | None = None) -> Histogram:
@@ -131,7 +127,3 @@ def _paths(clip: HumanClip) -> list[dict[str, str]]:
         }
         for k in FINGERTIPS
     ]
-
-
-def _data_uri(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode() if jpeg else ""

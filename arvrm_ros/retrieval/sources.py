@@ -84,6 +84,12 @@ class Tally:
         if len(self.examples[outcome]) < 3:
             self.examples[outcome].append(name)
 
+    def merge(self, other: Tally) -> None:
+        """Adds what another has counted."""
+        self.counts += other.counts
+        for outcome, names in other.examples.items():
+            self.examples[outcome] = (self.examples[outcome] + names)[:3]
+
 
 @dataclass
 class Found:
