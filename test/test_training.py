@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from arvrm_ros.errors import CheckpointError, DataError
 from arvrm_ros.policies import load_policy
 from arvrm_ros.resources import resource
 from arvrm_ros.retrieval.database import MotionDatabase
-from arvrm_ros.training.dataset import RobotEpisodes
+from arvrm_ros.training.dataset import RobotEpisodes, encode_episodes
 from arvrm_ros.training.finetune import finetune
 from arvrm_ros.training.loop import Schedule
 from arvrm_ros.training.pretrain import pretrain
@@ -103,6 +104,19 @@ def test_an_episode_that_was_cut_teaches_nothing_beyond_its_end(tmp_path, episod
     assert robot._valid[0][5].tolist() == [True] * 3 + [False] * 7, "8 steps: only 5, 6 and 7 are known"
     batch = robot.batch(np.random.default_rng(0), 4, np.array([0]))
     assert not batch.progress.isfinite().any(), "how far it was from its end is not known either"
+
+
+def test_features_made_beforehand_are_those_that_training_makes(tmp_path, episodes):
+    for path in episodes.glob("*.npz"):
+        shutil.copy(path, tmp_path)
+    encode_episodes(tmp_path, TINY.image_encoder, ENCODER, workers=2)
+    (folder,) = tmp_path.glob("features-*")
+    made = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(made) == len(list(episodes.glob("*.npz")))
+    ours, theirs = (RobotEpisodes(at, ENCODER, load_contract("tabletop"), TINY).images for at in (tmp_path, episodes))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-3)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == made
 
 
 def test_empty_data_says_what_to_do(tmp_path, episodes):

@@ -132,7 +132,7 @@ class Stages:
 
 
 def prepare(study: Study, out: Path, workers: int) -> None:
-    """Makes the data that is missing: episodes, clips, image encoder, database, and the chains to evaluate on.
+    """Makes the data that is missing: episodes, clips, image encoder, database, features, the chains to evaluate on.
 
     Raises:
         ArvrmError: it cannot be made, or what is there is not the study's.
@@ -143,6 +143,7 @@ def prepare(study: Study, out: Path, workers: int) -> None:
     from arvrm_ros.retrieval.extraction import ExtractionOptions
     from arvrm_ros.simulation.demonstrations import collect_robot
     from arvrm_ros.simulation.human import collect_human
+    from arvrm_ros.training.dataset import encode_episodes
 
     for held_out in {study.evaluations[name].held_out for runs in study.runs for name in runs.evaluations}:
         _draw_chains(study, out, held_out, workers)
@@ -172,6 +173,8 @@ def prepare(study: Study, out: Path, workers: int) -> None:
     else:
         database = MotionDatabase.create(database_path, features)
     build(database, human, ExtractionOptions(visual_frames=10, image_encoder=encoder), workers)
+    for name in {arm.config.image_encoder for arm in study.arms.values()}:
+        encode_episodes(robot, name, encoder, workers)
     write_json(done, settings)
 
 

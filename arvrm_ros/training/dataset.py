@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from tqdm import tqdm
 from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.episodes import Episode, episode_files, read_episode
 from arvrm_ros.data.types import HumanClip
-from arvrm_ros.errors import DataError
+from arvrm_ros.errors import ArvrmError, DataError
 from arvrm_ros.files import replace_atomically
 from arvrm_ros.motion.kinematics import Kinematics
 from arvrm_ros.perception.encoders import FrozenImageEncoder, load_image_encoder, load_text_encoder
@@ -23,6 +25,7 @@ from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
 from arvrm_ros.policies.arvrm.model import Clips
 from arvrm_ros.policies.arvrm.processor import Normalisation, clip_images, clip_keypoints, relative_action, robot_state
 from arvrm_ros.retrieval.search import MotionSearch
+from arvrm_ros.workers import process_pool
 
 SMALLEST_SCALE = np.array([0.005] * 3 + [0.03] * 3, np.float32)
 """Lower bound of the action's scales, metres and radians: what hardly moves is not blown up."""
@@ -91,7 +94,7 @@ class RobotEpisodes:
     ) -> None:
         self.config, self.contract = config, contract
         self.encoder = encoder = load_image_encoder(config.image_encoder, encoder_file)
-        cache = folder / f"features-{encoder.identity.split()[-1][:12]}"
+        cache = _cache(folder, encoder)
         kinematics = Kinematics(contract)
         home = kinematics.forward(np.array(contract.home))[1]
         texts: list[str] = []
@@ -111,7 +114,7 @@ class RobotEpisodes:
                 continue
             if differences := contract.differences(episode.contract):
                 raise DataError(f"{path} was recorded with another contract: {'; '.join(differences)}")
-            tokens = _tokens(cache / f"{path.stem}.npy", episode, encoder)  # (t, cameras, 1 + M, width)
+            tokens = _tokens(cache / f"{path.stem}.npy", encoder, episode)  # (t, cameras, 1 + M, width)
             flat = encoder.standardised(tokens.reshape(-1, *tokens.shape[2:]))
             self.images.append(flat.astype(np.float16).reshape(tokens.shape))
             self.first_view.append(encoder.visual_feature(tokens[:1, 0])[0])
@@ -239,7 +242,50 @@ def _chunk_steps(length: int, chunk: int) -> np.ndarray:
     return np.minimum(np.arange(length)[:, None] + np.arange(chunk), length - 1)
 
 
-def _tokens(path: Path, episode: Episode, encoder: FrozenImageEncoder) -> np.ndarray:
+def encode_episodes(folder: Path, image_encoder: str, encoder_file: Path | None, workers: int) -> None:
+    """Computes the features of all episodes of a folder in several processes, before trainings that share them start.
+
+    Args:
+        folder: see :class:`RobotEpisodes`.
+        image_encoder: name, as in a policy's configuration.
+        encoder_file: see :class:`RobotEpisodes`.
+        workers: processes.
+
+    Raises:
+        ArvrmError: an episode is damaged, the encoder cannot be loaded, or a process was killed.
+    """
+    cache = _cache(folder, load_image_encoder(image_encoder, encoder_file))
+    missing = [path for path in episode_files(folder) if not (cache / f"{path.stem}.npy").is_file()]
+    if not missing:
+        return
+    with process_pool(min(workers, len(missing)), partial(_load_encoder, image_encoder, encoder_file)) as pool:
+        try:
+            done = pool.map(partial(_encode, cache), missing, chunksize=4)
+            for _ in tqdm(done, total=len(missing), desc="image features", unit="episode"):
+                pass
+        except BrokenProcessPool:
+            raise ArvrmError("an encoding process was ended from outside: short of memory? try fewer workers") from None
+
+
+_encoder: FrozenImageEncoder | None = None
+
+
+def _load_encoder(image_encoder: str, encoder_file: Path | None) -> None:
+    global _encoder  # once per process
+    torch.set_num_threads(1)
+    _encoder = load_image_encoder(image_encoder, encoder_file)
+
+
+def _encode(cache: Path, path: Path) -> None:
+    assert _encoder is not None
+    _tokens(cache / f"{path.stem}.npy", _encoder, read_episode(path))
+
+
+def _cache(folder: Path, encoder: FrozenImageEncoder) -> Path:
+    return folder / f"features-{encoder.identity.split()[-1][:12]}"
+
+
+def _tokens(path: Path, encoder: FrozenImageEncoder, episode: Episode) -> np.ndarray:
     """Image tokens (t, cameras, 1 + M, width) of an episode, from the cache or made now."""
     if path.is_file() and len(tokens := np.load(path)) == len(episode):
         return tokens.astype(np.float32)
