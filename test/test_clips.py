@@ -164,7 +164,7 @@ def test_collected_clips_are_complete(collection):
         clip = read_clip(folder)
         frames, period = clip.frames()
         assert frames.shape[1:] == (human.HEIGHT, human.WIDTH, 3)
-        assert period == pytest.approx(human.FRAME_PERIOD)
+        assert period == pytest.approx(1 / human.RATE)
         assert len(frames) == len(clip.truth.keypoints_world) == len(clip.truth.keypoints_image)
         assert 1.5 < len(frames) * period < 8.0
         assert clip.caption in TASKS[clip.task].instructions
@@ -227,7 +227,7 @@ def test_two_collections_do_not_mix(collection, capsys):
 
 
 def test_an_expert_that_always_fails_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(human, "MAX_FRAMES", 1)
+    monkeypatch.setattr(human, "LONGEST", 0.1)
     with pytest.raises(DataError, match="failed 20 times at open_drawer"):
         human.make_clip(tmp_path, 0, 0, load_contract("tabletop"))
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,6 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Hand landmarks of images and videos: a thin wrapper of MediaPipe's hand landmarker (Tasks API)."""
+"""Hand landmarks of images and videos: a thin layer over MediaPipe's hand landmarker (Tasks API)."""
 
 from __future__ import annotations
 
@@ -130,6 +130,62 @@ class HandLandmarker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+
+LOOK_AROUND = 1.0
+"""Seconds between two looks for another hand."""
+
+
+class HandFollower:
+    """Follows the hands of a video, several at the price of one while there is only one.
+
+    MediaPipe searches every image in which it follows fewer hands than it may, which takes longer than following one.
+    So one hand is followed, once a second an image by itself is searched for more, and where there are more all are
+    followed until there was only one for a second. Use one instance per video, and close it after use.
+
+    Args:
+        max_hands: followed at most, at least 1.
+        min_detection_confidence: of the palm detector, in [0, 1].
+    """
+
+    def __init__(self, max_hands: int, min_detection_confidence: float) -> None:
+        self._max_hands = max_hands
+        self._confidence = min_detection_confidence
+        self._landmarkers: dict[str, HandLandmarker] = {}
+        self._next_look = self._several_until = -float("inf")
+
+    def detect(self, image: np.ndarray, seconds: float) -> list[HandDetection]:
+        """The hands of the next frame, as of :meth:`HandLandmarker.detect`."""
+        if self._max_hands == 1:
+            return self._landmarker("one").detect(image, seconds)
+        if seconds < self._several_until:
+            hands = self._landmarker("several").detect(image, seconds)
+        elif seconds < self._next_look:
+            return self._landmarker("one").detect(image, seconds)
+        else:
+            hands = self._landmarker("look").detect(image)
+            self._next_look = seconds + LOOK_AROUND
+        if len(hands) > 1:
+            self._several_until = seconds + LOOK_AROUND
+        return hands
+
+    def _landmarker(self, use: str) -> HandLandmarker:
+        if use not in self._landmarkers:
+            self._landmarkers[use] = HandLandmarker(
+                use != "look", 1 if use == "one" else self._max_hands, self._confidence
+            )
+        return self._landmarkers[use]
+
+    def close(self) -> None:
+        """Frees the networks."""
+        while self._landmarkers:
+            self._landmarkers.popitem()[1].close()
+
+    def __enter__(self) -> HandFollower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -150,7 +150,10 @@ def _key(video: Video) -> str:
 
 
 def _fingerprint(options: ExtractionOptions) -> str:
-    known = {key: value for key, value in dataclasses.asdict(options).items() if key != "image_encoder"}
+    known = dataclasses.asdict(options)
+    del known["image_encoder"]
+    # Without what came later it is what older versions have noted.
+    known = {key: value for key, value in known.items() if value or key not in ("smoothing", "trim")}
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:10]
 
 

@@ -23,7 +23,7 @@ from arvrm_ros.data.types import HAND_KEYPOINTS, HumanClip
 from arvrm_ros.errors import DataError
 from arvrm_ros.files import replace_atomically
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _VERSION_KEY, _FEATURES_KEY = b"arvrm_schema_version", b"arvrm_features"
 
 # Lists are flat; `frames` and the number of keypoints give the shapes back. Keypoints in float16 are exact to
@@ -46,6 +46,8 @@ _COLUMNS = [
     pa.field("handedness", pa.string(), nullable=False),
     pa.field("world", pa.list_(pa.float32()), nullable=False),
     pa.field("quality", pa.float32(), nullable=False),
+    # Since version 3; may be missing from a database that an older one began:
+    pa.field("extraction", pa.string()),
 ]
 
 COARSE = "coarse"
@@ -161,6 +163,8 @@ class MotionDatabase:
             if len(self):
                 raise DataError(f"{self.uri} was made by an older version, which stored less: build it again")
             self._table.add_columns(pa.field(COARSE, pa.list_(pa.float32(), coarse.shape[1])))
+        if "extraction" not in self._table.schema.names:
+            self._table.add_columns(_COLUMNS[-1])
         rows = [
             {
                 "clip_id": clip.clip_id,
@@ -179,6 +183,7 @@ class MotionDatabase:
                 "handedness": clip.handedness,
                 "world": np.asarray(clip.world, np.float32).ravel(),
                 "quality": clip.quality,
+                "extraction": clip.extraction,
             }
             for clip, thumbnail in zip(clips, thumbnails or [b""] * len(clips), strict=True)
         ]
@@ -486,4 +491,5 @@ def _since_version_2(row: dict[str, Any]) -> dict[str, Any]:
         "handedness": row["handedness"],
         "world": row["world"].reshape(-1, len(HAND_KEYPOINTS), 3).astype(np.float32),
         "quality": row["quality"],
+        "extraction": row.get("extraction") or "",
     }
