@@ -223,7 +223,7 @@ def test_workers_end_when_the_collection_is_killed(tmp_path):
 
 def test_two_collections_do_not_mix(collection, capsys):
     assert main(["collect", "human", "--out", str(collection), "--clips", "2", "--seed", "6", "--workers", "1"]) == 1
-    assert "holds clips of seed 5" in capsys.readouterr().err
+    assert "holds clips of seed 5, not 6" in capsys.readouterr().err
 
 
 def test_an_expert_that_always_fails_is_reported(tmp_path, monkeypatch):

@@ -134,15 +134,15 @@ class HandLandmarker:
 
 
 LOOK_AROUND = 1.0
-"""Seconds between two looks for another hand."""
+"""Seconds between two looks for more hands."""
 
 
 class HandFollower:
-    """Follows the hands of a video, several at the price of one while there is only one.
+    """Follows the hands of a video, each at its own price.
 
     MediaPipe searches every image in which it follows fewer hands than it may, which takes longer than following one.
-    So one hand is followed, once a second an image by itself is searched for more, and where there are more all are
-    followed until there was only one for a second. Use one instance per video, and close it after use.
+    So it may follow as many as there are: once a second an image by itself is searched for more, and a hand that has
+    not been seen for a second is waited for no longer. Use one instance per video, and close it after use.
 
     Args:
         max_hands: followed at most, at least 1.
@@ -152,30 +152,24 @@ class HandFollower:
     def __init__(self, max_hands: int, min_detection_confidence: float) -> None:
         self._max_hands = max_hands
         self._confidence = min_detection_confidence
-        self._landmarkers: dict[str, HandLandmarker] = {}
-        self._next_look = self._several_until = -float("inf")
+        self._landmarkers: dict[int, HandLandmarker] = {}  # by how many they follow; the one that looks around has 0
+        self._count, self._most, self._next_look = 1, 0, -float("inf")
 
     def detect(self, image: np.ndarray, seconds: float) -> list[HandDetection]:
         """The hands of the next frame, as of :meth:`HandLandmarker.detect`."""
-        if self._max_hands == 1:
-            return self._landmarker("one").detect(image, seconds)
-        if seconds < self._several_until:
-            hands = self._landmarker("several").detect(image, seconds)
-        elif seconds < self._next_look:
-            return self._landmarker("one").detect(image, seconds)
-        else:
-            hands = self._landmarker("look").detect(image)
+        if self._max_hands > 1 and seconds >= self._next_look:
+            hands = self._landmarker(0).detect(image)
+            self._count, self._most = max(1, len(hands), self._most), 0
             self._next_look = seconds + LOOK_AROUND
-        if len(hands) > 1:
-            self._several_until = seconds + LOOK_AROUND
+        else:
+            hands = self._landmarker(self._count).detect(image, seconds)
+        self._most = max(self._most, len(hands))
         return hands
 
-    def _landmarker(self, use: str) -> HandLandmarker:
-        if use not in self._landmarkers:
-            self._landmarkers[use] = HandLandmarker(
-                use != "look", 1 if use == "one" else self._max_hands, self._confidence
-            )
-        return self._landmarkers[use]
+    def _landmarker(self, count: int) -> HandLandmarker:
+        if count not in self._landmarkers:
+            self._landmarkers[count] = HandLandmarker(count > 0, count or self._max_hands, self._confidence)
+        return self._landmarkers[count]
 
     def close(self) -> None:
         """Frees the networks."""

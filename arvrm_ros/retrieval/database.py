@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -90,6 +91,7 @@ class MotionDatabase:
         self._connection = connection
         self._table = table
         self._ids: set[str] | None = None
+        self._version: int | None = None  # while it is built where nothing can be locked
         self.features: dict[str, str] = json.loads(table.schema.metadata[_FEATURES_KEY])
         self._clips: list[HumanClip] | None = None
 
@@ -113,6 +115,21 @@ class MotionDatabase:
         return cls(str(uri), connection, table)
 
     @classmethod
+    def exists(cls, uri: str | Path) -> bool:
+        """Whether there is something of that name, which may be damaged.
+
+        Raises:
+            DataError: the object storage cannot be reached.
+        """
+        if (path := _path(uri)) is not None:
+            return path.exists()
+        connection, name = _connect(uri)
+        try:
+            return name in connection.table_names(limit=1_000_000)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DataError(f"cannot reach {uri}: {_first_line(error)}") from None
+
+    @classmethod
     def open(cls, uri: str | Path) -> MotionDatabase:
         """Opens a database, which may be empty.
 
@@ -124,7 +141,7 @@ class MotionDatabase:
             table = connection.open_table(name)
             metadata = table.schema.metadata or {}
         except (OSError, ValueError, RuntimeError) as error:
-            if "://" in str(uri) or Path(uri).exists():
+            if cls.exists(uri):
                 raise DataError(f"the motion database {uri} cannot be opened: {_first_line(error)}") from None
             raise _missing(uri) from None
         version = int(metadata.get(_VERSION_KEY, b"0"))
@@ -159,12 +176,10 @@ class MotionDatabase:
                 raise DataError(f"clip {clip.clip_id} has features of another size than the rest of {self.uri}")
             known.add(clip.clip_id)
         coarse = np.stack([coarse_vector(clip.language, clip.visual) for clip in clips])
-        if COARSE not in self._table.schema.names:
-            if len(self):
-                raise DataError(f"{self.uri} was made by an older version, which stored less: build it again")
-            self._table.add_columns(pa.field(COARSE, pa.list_(pa.float32(), coarse.shape[1])))
-        if "extraction" not in self._table.schema.names:
-            self._table.add_columns(_COLUMNS[-1])
+        there = self._table.schema.names
+        if COARSE not in there and len(self):
+            raise DataError(f"{self.uri} was made by an older version, which stored less: build it again")
+        later = [pa.field(COARSE, pa.list_(pa.float32(), coarse.shape[1])), _COLUMNS[-1]]
         rows = [
             {
                 "clip_id": clip.clip_id,
@@ -189,14 +204,25 @@ class MotionDatabase:
         ]
         table = pa.Table.from_pylist(rows, schema=pa.schema(_COLUMNS))
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(coarse.ravel()), coarse.shape[1])
-        self._append(self._table, table.append_column(COARSE, vectors))
+        with self._writing():
+            if missing := [field for field in later if field.name not in there]:
+                self._table.add_columns(pa.schema(missing))
+            self._table.add(table.append_column(COARSE, vectors))
         self._clips, self._ids = None, known
 
-    def _append(self, table: Any, rows: pa.Table) -> None:
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Around what changes the tables: sees to it that nobody else has, and says in one line what went wrong."""
         try:
-            table.add(rows)
+            if self._version is not None:
+                self._table.checkout_latest()
+                if self._table.version != self._version:
+                    raise DataError(f"another process is building {self.uri} too: run it again when that has ended")
+            yield
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(f"cannot write to {self.uri}: {_first_line(error)}; run it again to go on") from None
+        if self._version is not None:
+            self._version = self._table.version
 
     def remember_sources(self, counts: dict[str, dict[str, int]], options: str) -> None:
         """Notes that videos were looked through.
@@ -208,9 +234,10 @@ class MotionDatabase:
         if not counts:
             return
         schema = pa.schema(_SOURCE_COLUMNS)
-        table = self._connection.create_table(self._sources_name, schema=schema, exist_ok=True)
         rows = [{"name": name, "options": options, "counts": json.dumps(count)} for name, count in counts.items()]
-        self._append(table, pa.Table.from_pylist(rows, schema=schema))
+        with self._writing():
+            table = self._connection.create_table(self._sources_name, schema=schema, exist_ok=True)
+            table.add(pa.Table.from_pylist(rows, schema=schema))
 
     def sources(self, options: str) -> dict[str, dict[str, int]]:
         """What :meth:`remember_sources` has noted of the videos that were looked at in this way."""
@@ -227,15 +254,23 @@ class MotionDatabase:
 
     @contextlib.contextmanager
     def building(self) -> Iterator[None]:
-        """Keeps a second builder out, on this machine.
+        """Keeps a second builder out, on this machine; on object storage :meth:`add` notices one, nearly always.
 
         Raises:
             DataError: another process builds this database, or its place cannot be written.
         """
-        if "://" in self.uri:  # object storage: Lance itself refuses what conflicts
-            yield
+        path = _path(self.uri)
+        if path is None:
+            # Nothing there can be locked for as long as a process lives. What another has written is seen before each
+            # write; of two at the same instant both are kept, and `verify` names the clips that are there twice.
+            self._table.checkout_latest()
+            self._version = self._table.version
+            try:
+                yield
+            finally:
+                self._version = None
             return
-        lock = Path(f"{self.uri}.lock")
+        lock = path.with_name(f"{path.name}.lock")
         try:
             with lock.open("w") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -249,7 +284,7 @@ class MotionDatabase:
 
     def compact(self) -> None:
         """Merges the files that many :meth:`add` left behind and drops old versions."""
-        with warnings.catch_warnings():
+        with self._writing(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "optimize")  # that readers of old versions fail is wanted here
             self._table.optimize(cleanup_older_than=timedelta(0))
 
@@ -433,14 +468,23 @@ def check_clip(clip: HumanClip) -> None:
         raise DataError(f"clip {clip.clip_id!r} has {', '.join(wrong)}")
 
 
+def _path(uri: str | Path) -> Path | None:
+    """Where a database is on this machine; None when it is on object storage."""
+    if "://" not in str(uri):
+        return Path(uri)
+    parts = urlsplit(str(uri))
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
 def _connect(uri: str | Path, make: bool = True) -> tuple[Any, str]:
     import lancedb  # imported late: it takes a second
 
-    text = str(uri).rstrip("/")
+    path = _path(uri)
+    text = str(path or uri).rstrip("/")
     folder, _, file = text.rpartition("/")
     if not file.endswith(".lance") or file == ".lance":
         raise DataError(f"a motion database is named NAME.lance, not {file!r}")
-    if not make and "://" not in text and not Path(text).exists():
+    if not make and path is not None and not path.exists():
         raise _missing(uri)  # connecting would make the folder
     try:
         return lancedb.connect(folder or ("/" if text.startswith("/") else ".")), file.removesuffix(".lance")

@@ -11,10 +11,11 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,9 @@ each second since."""
 UNREADABLE, NO_FRAMES = "unreadable", "no frames"
 """Reasons for which a video is rejected."""
 
+PORTION_SECONDS, PORTION_SPANS = 600, 50
+"""What is looked through at once: so much of a video, or so many parts that annotations name."""
+
 THUMBNAIL_FRAMES, THUMBNAIL_SIZE = 4, (96, 128)  # height, width of each
 
 
@@ -72,7 +76,7 @@ class ExtractionOptions:
     trim: bool = True
     shortest: float = 1.0
     longest: float = 20.0
-    hands: int = 2
+    hands: int = 3
     visual_frames: int = 0
     detection_confidence: float = 0.3
     image_encoder: Path | None = None
@@ -101,6 +105,24 @@ class Rejected:
 
     reason: str
     name: str
+
+
+def portions(video: Video) -> list[Video]:
+    """A long video in parts that are looked through apart, which bounds what is in memory and done again after a stop.
+
+    A motion that goes on over the end of a part is cut there.
+    """
+    if not video.whole:
+        spans = video.spans
+        return [replace(video, spans=spans[i : i + PORTION_SPANS]) for i in range(0, len(spans), PORTION_SPANS)]
+    try:
+        seconds = 0.0 if video.path.suffix == BAG_SUFFIX else probe(video.path).seconds
+    except DataError:
+        return [video]  # whoever looks at it says what is wrong
+    starts = range(0, max(1, math.ceil(seconds)), PORTION_SECONDS)
+    if len(starts) == 1:
+        return [video]
+    return [replace(video, part=(float(start), float(start + PORTION_SECONDS))) for start in starts]
 
 
 def extract(video: Video, options: ExtractionOptions, known: Collection[str] = ()) -> Iterator[Extracted | Rejected]:
@@ -157,7 +179,7 @@ def _cut_by_activity(
             yield Rejected(str(reason), clip_id)
 
     try:
-        for time, image, hands in _watch(video, options):
+        for time, image, hands in _watch(video, options, *video.part):
             if take.times and (time - last_seen > options.max_gap or time - take.times[0] >= options.longest):
                 yield from end(take)
                 take = _Take(options)
@@ -165,7 +187,7 @@ def _cut_by_activity(
                 last_seen = time
             if hands or take.times:
                 take.add(time, image, hands)
-        if time is None:
+        if time is None and not video.part[0]:
             yield Rejected(NO_FRAMES, video.name)
     except DataError as error:
         yield Rejected(UNREADABLE, str(error))
@@ -180,7 +202,7 @@ def part_name(video: Video, start: float, said: Span | None = None) -> str:
 
 
 def _watch(
-    video: Video, options: ExtractionOptions, start: float = 0.0, end: float = np.inf
+    video: Video, options: ExtractionOptions, start: float, end: float
 ) -> Iterator[tuple[float, np.ndarray, list[HandDetection]]]:
     """Time, image and hands of each frame of a part; the hands as a bag has them, else by the landmarker."""
     frames: Iterable[tuple[float, np.ndarray, list[HandDetection] | None]]
@@ -201,14 +223,13 @@ def _watch(
 
 @dataclass
 class _Take:
-    """What has been seen of a clip so far: the hands of every frame, and some of the frames, small."""
+    """What has been seen of a clip so far: the hands of every frame, and some of the frames, made small."""
 
     options: ExtractionOptions
     times: list[float] = field(default_factory=list)
     hands: list[list[HandDetection]] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)  # indices of the frames that are kept
-    inputs: list[np.ndarray] = field(default_factory=list)  # of the image encoder
-    pictures: list[np.ndarray] = field(default_factory=list)  # for the thumbnail
+    frames: list[np.ndarray] = field(default_factory=list)  # these, as the image encoder takes them
     _due: float = 0.0
 
     def add(self, time: float, image: np.ndarray, hands: list[HandDetection]) -> None:
@@ -226,8 +247,7 @@ class _Take:
             self._due = max(self._due + period, time + 0.75 * period)
             side = _image_encoder(self.options.image_encoder).config.image
             self.kept.append(len(self.times))
-            self.inputs.append(resize(image, side, side))
-            self.pictures.append(resize(image, *THUMBNAIL_SIZE))
+            self.frames.append(resize(image, side, side))
         self.times.append(time)
         self.hands.append(hands)
 
@@ -254,7 +274,7 @@ class _Take:
     def _keep(self, first: int, end: int) -> None:
         chosen = [n for n, i in enumerate(self.kept) if first <= i < end]
         self.times, self.hands = self.times[first:end], self.hands[first:end]
-        self.inputs, self.pictures = [self.inputs[n] for n in chosen], [self.pictures[n] for n in chosen]
+        self.frames = [self.frames[n] for n in chosen]
         self.kept = [self.kept[n] - first for n in chosen]
 
     def clip(self, clip_id: str, video: Video, span: Span) -> Extracted:
@@ -276,7 +296,7 @@ class _Take:
         handedness = Counter(hand.handedness for hand in seen).most_common(1)[0][0]
         times = np.array(self.times)[self.kept]
         encoder = _image_encoder(options.image_encoder)
-        inputs = resample(np.stack(self.inputs), options.visual_frames or len(self.inputs))
+        frames = resample(np.stack(self.frames), options.visual_frames or len(self.frames))
         human = HumanClip(
             clip_id=clip_id,
             caption=span.caption,
@@ -284,7 +304,7 @@ class _Take:
             keypoints=keypoints,
             visible=visible,
             language=np.zeros(0, np.float32),
-            visual=encoder.visual_feature(encoder.encode(inputs)),
+            visual=encoder.visual_feature(encoder.encode(frames)),
             video=video.reference,
             task=span.task,
             start=float(times[0]),
@@ -293,7 +313,7 @@ class _Take:
             quality=sum(hand.score for hand in seen) / len(self.hands),
             extraction=options.summary(),
         )
-        return Extracted(human, thumbnail(self.pictures, keypoints, visible))
+        return Extracted(human, thumbnail(self.frames, keypoints, visible))
 
 
 def main_hand(found: list[list[HandDetection]], times: list[float]) -> list[list[HandDetection]]:

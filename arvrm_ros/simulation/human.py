@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -54,6 +55,15 @@ SKINS = {
     "dark": (0.35, 0.24, 0.19),
 }
 """Skin tones, sRGB in [0, 1]."""
+
+GLOVES = {
+    "white glove": (0.93, 0.93, 0.92),
+    "black glove": (0.08, 0.08, 0.09),
+    "blue glove": (0.25, 0.45, 0.80),
+    "yellow glove": (0.95, 0.80, 0.15),
+    "green glove": (0.15, 0.50, 0.30),
+}
+"""Colours of gloves as workshops and kitchens have them, sRGB in [0, 1]."""
 
 STANDS = {"behind": (-0.10, 0.0), "opposite": (1.20, 0.0), "left": (0.45, 0.75), "right": (0.45, -0.75)}
 """Where the person stands: x and y of the middle of the shoulders, metres; "behind" is the robot's own place."""
@@ -131,10 +141,12 @@ class Reach:
     sway: np.ndarray  # (3, 2) amplitude in radians and phase of heading, pitch, roll
 
     @classmethod
-    def draw(cls, task: str, rng: np.random.Generator) -> tuple[Reach, str]:
-        """A person for a task, and the name of the skin tone."""
-        skin_name = str(rng.choice(list(SKINS)))
-        skin = np.clip(np.array(SKINS[skin_name]) * rng.uniform(0.93, 1.07) + rng.normal(0, 0.012, 3), 0, 1)
+    def draw(
+        cls, task: str, rng: np.random.Generator, skins: dict[str, tuple[float, float, float]]
+    ) -> tuple[Reach, str]:
+        """A person for a task, and the name of the skin's colour, one of ``skins``."""
+        skin_name = str(rng.choice(list(skins)))
+        skin = np.clip(np.array(skins[skin_name]) * rng.uniform(0.93, 1.07) + rng.normal(0, 0.012, 3), 0, 1)
         handedness = "right" if rng.random() < 0.65 else "left"
         sleeve = tuple(rng.uniform(0.05, 0.9, 3)) if rng.random() < 0.5 else None
         hand = CapsuleHand(float(rng.uniform(0.88, 1.12)), tuple(skin), handedness, sleeve)
@@ -266,7 +278,9 @@ def _vary_look(model: mujoco.MjModel, rng: np.random.Generator) -> None:
             model.geom(name).rgba[:3] = np.clip(shade * table, 0.05, 0.95)
 
 
-def make_clip(root: Path, index: int, seed: int, contract: RobotContract, rate: float = RATE) -> Path:
+def make_clip(
+    root: Path, index: int, seed: int, contract: RobotContract, rate: float = RATE, gloves: bool = False
+) -> Path:
     """Makes clip ``index`` of the collection ``seed`` in the folder ``root``; the same arguments give the same clip.
 
     Raises:
@@ -284,7 +298,7 @@ def make_clip(root: Path, index: int, seed: int, contract: RobotContract, rate: 
     else:
         raise DataError(f"the scripted expert failed {ATTEMPTS} times at {task} in variant {variant}")
 
-    reach, skin = Reach.draw(task, rng)
+    reach, skin = Reach.draw(task, rng, GLOVES if gloves else SKINS)
     poses = [
         reach.at(end_effector, float(gap), i * (1 / rate))
         for i, (end_effector, gap) in enumerate(zip(performance.end_effector, performance.gap, strict=True))
@@ -357,7 +371,13 @@ def clip_name(index: int) -> str:
 
 
 def collect_human(
-    out: Path | str, clips: int, seed: int, workers: int, contract: str = "tabletop", rate: float = RATE
+    out: Path | str,
+    clips: int,
+    seed: int,
+    workers: int,
+    contract: str = "tabletop",
+    rate: float = RATE,
+    gloves: bool = False,
 ) -> int:
     """Makes human clips in parallel. Clips that are already there are kept, so an interrupted run goes on where it was.
 
@@ -367,7 +387,8 @@ def collect_human(
         seed: of the whole collection; the clips do not depend on ``workers``.
         workers: processes.
         contract: name or path of the robot contract of the scene.
-        rate: frames per second; a phone's 30 make three times the pictures of the same motions.
+        rate: frames per second; phones film 30.
+        gloves: hands in gloves, to see what the landmarker makes of them.
 
     Returns:
         How many clips were made now.
@@ -377,12 +398,12 @@ def collect_human(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, seed, rate)
+    _claim(out, {"seed": seed, "rate": rate, "gloves": gloves})
     todo = [index for index in range(clips) if not (out / clip_name(index)).is_dir()]
     loaded, failures = load_contract(contract), []
     os.environ.setdefault("MUJOCO_GL", "egl")
     with process_pool(workers) as pool:
-        futures = [pool.submit(make_clip, out, index, seed, loaded, rate) for index in todo]
+        futures = [pool.submit(make_clip, out, index, seed, loaded, rate, gloves) for index in todo]
         try:
             for future in tqdm(as_completed(futures), "human clips", clips, initial=clips - len(todo), unit="clip"):
                 try:
@@ -397,15 +418,12 @@ def collect_human(
     return len(todo)
 
 
-def _claim(out: Path, seed: int, rate: float) -> None:
-    """Refuses to mix collections of different seeds or rates in one folder."""
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    """Refuses to mix collections of different settings in one folder."""
     file = out / "collection.json"
     if not file.is_file():
-        write_json(file, {"seed": seed, "rate": rate})
+        write_json(file, settings)
         return
-    found = {"rate": RATE} | json.loads(file.read_text(encoding="utf-8"))
-    if found != {"seed": seed, "rate": rate}:
-        raise DataError(
-            f"{out} holds clips of seed {found['seed']} at {found['rate']:g} Hz: use --seed {found['seed']} --rate "
-            f"{found['rate']:g} to go on, or another folder"
-        )
+    found = {"rate": RATE, "gloves": False} | json.loads(file.read_text(encoding="utf-8"))
+    if wrong := [f"{name} {found[name]}, not {value}" for name, value in settings.items() if found[name] != value]:
+        raise DataError(f"{out} holds clips of {', '.join(wrong)}: go on as they were made, or use another folder")
