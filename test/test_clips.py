@@ -255,6 +255,11 @@ def test_the_landmarker_is_measured_on_collected_clips(collection, tmp_path, cap
     assert overall["detection_rate"] > 0.4
     assert 0.5 < overall["pixels"]["median"] < 40
     assert 1 < overall["aligned_mm"]["median"] <= overall["camera_mm"]["median"] < 60
+    raw, smooth = found["tracks"]["as found"], found["tracks"]["smoothed"]
+    assert raw["pixels"] == pytest.approx(overall["pixels"]["mean"])
+    assert smooth["jitter"] < raw["jitter"]
+    assert smooth["pixels"] < raw["pixels"] + 1
+    assert abs(smooth["lag_ms"] - raw["lag_ms"]) < 10
     for members in found["groups"].values():
         assert sum(summary["clips"] for summary in members.values()) == 2
     page = (out / "report.html").read_text()
@@ -273,6 +278,7 @@ def test_a_clip_without_a_hand_counts_as_missed(collection, tmp_path):
     overall = keypoint_report.report(measurements)["overall"]
     assert overall["detection_rate"] == 0.0
     assert overall["pixels"]["median"] is None
+    assert keypoint_report.report(measurements)["tracks"]["smoothed"]["jitter"] is None
     assert "No hand found" in keypoint_report.render_html(measurements)
 
 

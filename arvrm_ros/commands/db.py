@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recording.add_argument("caption", help='what the hand does, as an instruction: "open the drawer"')
     recording.add_argument("--db", required=True, help="the database; made when missing")
     recording.add_argument(
-        "--camera", default="/dev/video0", help="device, or a video file or folder of images instead"
+        "--camera", default="/dev/video0", help="device, or a video file, bag or folder of images instead"
     )
     recording.add_argument("--videos", type=Path, default=Path("recordings"), help="folder of the recorded videos")
     recording.add_argument("--seconds", type=float, default=options.longest, help="length at most")

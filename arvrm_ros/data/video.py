@@ -20,6 +20,10 @@ from arvrm_ros.errors import DataError
 HDR_TRANSFERS = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)  # PQ, HLG
 
 
+def _cause(error: Exception) -> str:
+    return "it has no frames" if isinstance(error, av.error.EOFError) else getattr(error, "strerror", None) or str(error)
+
+
 def write_video(path: Path | str, frames: Iterable[np.ndarray], frame_period: float, quality: int = 20) -> None:
     """Writes an H.264 MP4 that every browser plays.
 
@@ -28,18 +32,24 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], frame_period: fl
         frames: (H, W, 3) uint8 RGB each, all of one even height and width.
         frame_period: seconds between two frames.
         quality: x264's constant rate factor, 0 (lossless) to 51; 18 looks like the original.
+
+    Raises:
+        DataError: the disk is full, or may not be written.
     """
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        rate = Fraction(1 / frame_period).limit_denominator(1000)
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality), "preset": "fast"})
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1
-        for i, image in enumerate(frames):
-            if i == 0:
-                stream.height, stream.width = image.shape[:2]
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    try:
+        with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            rate = Fraction(1 / frame_period).limit_denominator(1000)
+            stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality), "preset": "fast"})
+            stream.pix_fmt = "yuv420p"
+            stream.thread_count = 1
+            for i, image in enumerate(frames):
+                if i == 0:
+                    stream.height, stream.width = image.shape[:2]
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    except (av.error.FFmpegError, OSError) as error:
+        raise DataError(f"cannot write the video {path}: {_cause(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -66,10 +76,6 @@ def probe(path: Path | str) -> VideoInfo:
         raise DataError(f"{path} holds no video") from None
     except (av.error.FFmpegError, OSError) as error:
         raise DataError(f"cannot read the video {path}: {_cause(error)}") from None
-
-
-def _cause(error: Exception) -> str:
-    return "it has no frames" if isinstance(error, av.error.EOFError) else getattr(error, "strerror", None) or str(error)
 
 
 def read_frames(

@@ -8,12 +8,15 @@ import contextlib
 import fcntl
 import itertools
 import json
+import re
+import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -106,11 +109,15 @@ class MotionDatabase:
         Raises:
             DataError: there is one already, or the place cannot be written.
         """
+        path = _path(uri)
+        free = path is not None and not path.exists()
         connection, name = _connect(uri)
         metadata = {_VERSION_KEY: str(SCHEMA_VERSION).encode(), _FEATURES_KEY: json.dumps(features or {}).encode()}
         try:
             table = connection.create_table(name, schema=pa.schema(_COLUMNS, metadata=metadata))
         except (OSError, ValueError, RuntimeError) as error:
+            if path is not None and free:  # what a full disk leaves behind would be in the way of the next try
+                shutil.rmtree(path, ignore_errors=True)
             raise DataError(f"cannot make the motion database {uri}: {_first_line(error)}") from None
         return cls(str(uri), connection, table)
 
@@ -125,7 +132,7 @@ class MotionDatabase:
             return path.exists()
         connection, name = _connect(uri)
         try:
-            return name in connection.table_names(limit=1_000_000)
+            return name in connection.list_tables(limit=1_000_000).tables
         except (OSError, ValueError, RuntimeError) as error:
             raise DataError(f"cannot reach {uri}: {_first_line(error)}") from None
 
@@ -270,17 +277,18 @@ class MotionDatabase:
             finally:
                 self._version = None
             return
-        lock = path.with_name(f"{path.name}.lock")
         try:
-            with lock.open("w") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                yield
-        except BlockingIOError:
-            raise DataError(f"another process is building {self.uri}: wait for it, or give another --out") from None
-        except PermissionError:
+            lock = path.with_name(f"{path.name}.lock").open("w")
+        except OSError as error:
             raise DataError(
-                f"{self.uri} cannot be written here: copy it to where it can, or give another --out"
+                f"{self.uri} cannot be written here ({error.strerror}): copy it to where it can, or give another --out"
             ) from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise DataError(f"another process is building {self.uri}: wait for it, or give another --out") from None
+            yield
 
     def compact(self) -> None:
         """Merges the files that many :meth:`add` left behind and drops old versions."""
@@ -497,7 +505,10 @@ def _missing(uri: str | Path) -> DataError:
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """What an error of Lance says, without where in its source."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    line = re.sub(r"^(lance error: )?(LanceError\(\w+\): )?", "", line)
+    return shorten(re.sub(r",? ?\S+\.rs:\d+:\d+", "", line), 240)
 
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from arvrm_ros.data.bags import bag_seconds, read_bag
+from arvrm_ros.data.bags import BAG_SUFFIX, bag_seconds, read_bag
 from arvrm_ros.data.types import HAND_KEYPOINTS, HandDetection, HumanClip
 from arvrm_ros.data.video import probe, read_frames
 from arvrm_ros.errors import DataError
@@ -30,7 +30,7 @@ from arvrm_ros.perception.cameras import resize
 from arvrm_ros.perception.landmarker import HandFollower
 from arvrm_ros.perception.overlay import draw_hand
 from arvrm_ros.retrieval.search import resample
-from arvrm_ros.retrieval.sources import BAG_SUFFIX, Span, Video
+from arvrm_ros.retrieval.sources import Span, Video
 
 if TYPE_CHECKING:
     from arvrm_ros.perception.image_encoder import ImageEncoder

@@ -23,10 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from arvrm_ros.data.bags import BAG_SUFFIX
 from arvrm_ros.data.clips import read_clip
 from arvrm_ros.errors import DataError
-
-BAG_SUFFIX = ".mcap"
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mts", BAG_SUFFIX)
 CAPTION_FILES = ("captions.csv", "captions.jsonl")
