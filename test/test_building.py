@@ -7,13 +7,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import resource
 import shutil
 import signal
 import struct
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,8 +28,9 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from mcap_ros2.writer import Writer
-from rendered_hand import rendered_hand
+from rendered_hand import rendered_hand, rendered_hands
 
 from arvrm_ros.cli import main
 from arvrm_ros.data.bags import read_bag
@@ -33,10 +38,21 @@ from arvrm_ros.data.clips import Clip, write_clip
 from arvrm_ros.data.types import HandDetection
 from arvrm_ros.data.video import probe, read_frames, read_video, write_video
 from arvrm_ros.errors import DataError
+from arvrm_ros.perception.cameras import open_source
 from arvrm_ros.retrieval import sources
 from arvrm_ros.retrieval.building import ADDED, KNOWN, build
 from arvrm_ros.retrieval.database import MotionDatabase
-from arvrm_ros.retrieval.extraction import Extracted, ExtractionOptions, Rejected, extract, main_hand, part_name
+from arvrm_ros.retrieval.extraction import (
+    Extracted,
+    ExtractionOptions,
+    Rejected,
+    RejectedClipError,
+    extract,
+    hand_track,
+    main_hand,
+    part_name,
+    portions,
+)
 from arvrm_ros.retrieval.sources import Span, Video, caption_of, find_videos
 
 OPTIONS = ExtractionOptions(visual_frames=4)
@@ -54,7 +70,7 @@ def moving(hand: np.ndarray, count: int) -> Iterator[np.ndarray]:
         yield np.roll(hand, 3 * i, axis=1)
 
 
-def video_of(path: Path, spans: list[Span] | None = None, hands: int = 2) -> Video:
+def video_of(path: Path, spans: list[Span] | None = None, hands: int = 8) -> Video:
     return Video(path, path.name, path.stem, spans or [Span(0.0, float("inf"), "open the drawer")], hands)
 
 
@@ -119,6 +135,57 @@ def test_ten_bits_are_read_as_eight(tmp_path: Path) -> None:
     frames, _ = read_video(tmp_path / "v.mp4")
     assert frames.dtype == np.uint8
     assert abs(float(frames.mean()) - 180) < 4
+
+
+def write_hdr(path: Path, light: np.ndarray, transfer: ColorTrc, count: int = 3) -> None:
+    """A 10-bit video of an image (H, W, 3) of BT.709 light, 1 for white (203 nits, BT.2408), as phones film in HDR."""
+    bt2020 = (
+        light
+        @ np.array(  # BT.2087
+            [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
+        ).T
+    )
+    if transfer == ColorTrc.SMPTE2084:  # PQ
+        power = (bt2020 * 203 / 10000) ** 0.1593017578125
+        signal = ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+    else:  # HLG on a screen of 1000 nits, whose gamma is 1.2
+        shown = bt2020 * 0.203
+        bright = np.maximum(shown @ [0.2627, 0.6780, 0.0593], 1e-6)[..., None]
+        seen = shown * bright ** (1 / 1.2 - 1)
+        upper = 0.17883277 * np.log(np.maximum(12 * seen - 0.28466892, 1e-6)) + 0.55991073
+        signal = np.where(seen < 1 / 12, np.sqrt(3 * seen), upper)
+    pixels = av.VideoFrame.from_ndarray((signal * 65535).round().astype(np.uint16), format="rgb48le")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"crf": "8"})
+        stream.height, stream.width, stream.pix_fmt = *light.shape[:2], "yuv420p10le"
+        context = stream.codec_context
+        context.color_primaries, context.color_trc = ColorPrimaries.BT2020, transfer
+        context.colorspace, context.color_range = Colorspace.BT2020, ColorRange.MPEG
+        for _ in range(count):
+            container.mux(
+                stream.encode(
+                    pixels.reformat(
+                        format="yuv420p10le", dst_colorspace=Colorspace.BT2020,
+                        src_color_range=ColorRange.JPEG, dst_color_range=ColorRange.MPEG,
+                    )
+                )
+            )  # fmt: skip
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("transfer", [ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67])
+def test_high_dynamic_range_is_brought_to_what_a_screen_shows(tmp_path: Path, transfer: ColorTrc) -> None:
+    """Read as if it were an ordinary video, PQ is grey and dark: the white would be 148 instead of 255."""
+    colors = np.array([[255, 255, 255], [222, 171, 140], [120, 80, 60], [128, 128, 128], [30, 60, 120], [0, 0, 0]])
+    image = np.repeat(np.repeat(colors[None], 48, axis=0), 16, axis=1)
+    srgb = image / 255
+    light = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    write_hdr(tmp_path / "v.mp4", light, transfer)
+    frames, _ = read_video(tmp_path / "v.mp4")
+    assert len(frames) == 3
+    shown = frames[1, 24, 8::16].astype(int)
+    assert np.abs(shown - colors).max() < 35
+    assert np.abs(shown - colors).mean() < 10
 
 
 # Sources
@@ -315,6 +382,66 @@ def test_parts_that_are_named_are_clips_of_their_own(tmp_path: Path, hand: np.nd
     ]  # fmt: skip
 
 
+def test_a_clip_begins_and_ends_with_the_hand(tmp_path: Path, hand: np.ndarray) -> None:
+    write_video(tmp_path / "v.mp4", [*[EMPTY] * 25, *moving(hand, 20), *[EMPTY] * 15], 0.1)
+    for spans, start in ((None, 2.5), ([Span(1.0, 5.5, "push")], 2.5)):
+        (item,) = extract(video_of(tmp_path / "v.mp4", spans), OPTIONS)
+        assert isinstance(item, Extracted), item
+        assert item.clip.start == pytest.approx(start, abs=0.11)
+        assert len(item.clip.keypoints) == pytest.approx(20, abs=2)
+        assert item.clip.visible[[0, -1]].all()
+        assert len(item.clip.visual) == 4
+    known = json.loads(item.clip.extraction)
+    assert (known["trim"], known["smoothing"], known["rate"]) == (True, 0.4, 10.0)
+    (item,) = extract(video_of(tmp_path / "v.mp4"), replace(OPTIONS, trim=False, min_visible=0.2))
+    assert item.reason == "hand lost for more than 1 s"
+    (item,) = extract(video_of(tmp_path / "v.mp4"), replace(OPTIONS, trim=False, min_visible=0.2, max_gap=9.0))
+    assert item.clip.start == 0
+    assert len(item.clip.keypoints) == 60
+    assert not item.clip.visible[0]
+    write_video(tmp_path / "short.mp4", [*[EMPTY] * 15, *moving(hand, 4), *[EMPTY] * 15], 0.1)
+    (item,) = extract(video_of(tmp_path / "short.mp4"), OPTIONS)
+    assert item.reason == "a hand is there for less than 1 s"
+
+
+def test_a_stream_that_does_not_say_its_length_is_cut_by_activity(tmp_path: Path, hand: np.ndarray) -> None:
+    with av.open(str(tmp_path / "v.mkv"), "w", options={"live": "1"}) as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = *hand.shape[:2], "yuv420p"
+        for image in [*[EMPTY] * 12, *moving(hand, 15)]:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    assert probe(tmp_path / "v.mkv").seconds == 0
+    (item,) = extract(video_of(tmp_path / "v.mkv"), replace(OPTIONS, longest=10.0))
+    assert isinstance(item, Extracted), item
+    assert item.clip.start == pytest.approx(1.2, abs=0.11)
+
+
+def test_of_three_hands_the_one_that_moves_is_kept(tmp_path: Path) -> None:
+    still = [(-0.22, 0.0), (0.0, -0.05)]
+    images = rendered_hands([[*still, (0.22, 0.06 * np.sin(i / 2))] for i in range(12)])
+    write_video(tmp_path / "v.mp4", images, 0.1)
+    (item,) = extract(video_of(tmp_path / "v.mp4"), OPTIONS)
+    assert isinstance(item, Extracted), item
+    middle = item.clip.keypoints[:, :, :2].mean(1)
+    assert (middle[:, 0] > 0.65).all(), "the one on the right"
+    assert np.ptp(middle[:, 1]) > 0.1
+    assert item.clip.visible.mean() > 0.8
+
+
+def test_memory_does_not_grow_with_the_video(tmp_path: Path, hand: np.ndarray) -> None:
+    """Seven minutes at a low rate: 80 frames of 4 MB, which would take 320 MB."""
+    large = cv2.resize(hand, (1280, 960))
+    write_video(tmp_path / "v.mp4", (np.roll(large, 4 * (i % 20), axis=1) for i in range(80)), 5.0)
+    options = replace(OPTIONS, rate=0.2, max_gap=20.0, longest=60.0, hands=1)
+    process, sizes = psutil.Process(), []
+    for item in extract(video_of(tmp_path / "v.mp4"), options):
+        assert isinstance(item, Extracted), item
+        sizes.append(process.memory_info().rss / 2**20)
+    assert len(sizes) >= 5
+    assert max(sizes[1:]) - sizes[1] < 80, sizes
+
+
 def test_damaged_videos_are_rejected_by_name(tmp_path: Path, hand: np.ndarray) -> None:
     write_video(tmp_path / "whole.mkv", moving(hand, 20), 0.1)
     data = (tmp_path / "whole.mkv").read_bytes()
@@ -330,13 +457,24 @@ def test_damaged_videos_are_rejected_by_name(tmp_path: Path, hand: np.ndarray) -
         sound.rate = 16000
         container.mux(stream.encode(sound))
         container.mux(stream.encode())
-    for name in ("cut.mp4", "text.mp4", "empty.mp4", "sound.mp4"):
+    for name in ("frameless.mp4", "frameless.mkv"):
+        with av.open(str(tmp_path / name), "w") as container:
+            stream = container.add_stream("libx264", rate=30)
+            stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+            container.start_encoding()
+    for name, reason, message in (
+        ("cut.mp4", "unreadable", "cut.mp4 is damaged after 0.0 s"),
+        ("text.mp4", "unreadable", "cannot read the video .*text.mp4: Invalid data"),
+        ("empty.mp4", "unreadable", "cannot read the video .*empty.mp4: Invalid data"),
+        ("sound.mp4", "unreadable", "sound.mp4 holds no video"),
+        ("frameless.mp4", "unreadable", "frameless.mp4 holds no video"),
+        ("frameless.mkv", "unreadable", "cannot read the video .*frameless.mkv: it has no frames"),
+        ("noise.mkv", ".*", "noise"),  # half of it
+    ):
         (item,) = extract(video_of(tmp_path / name), OPTIONS)
-        assert item == Rejected("unreadable", name)
-    with pytest.raises(DataError, match="holds no video"):
-        probe(tmp_path / "sound.mp4")
-    (item,) = extract(video_of(tmp_path / "noise.mkv"), OPTIONS)
-    assert isinstance(item, Rejected), "half of it is noise"
+        assert isinstance(item, Rejected), name
+        assert re.fullmatch(reason, item.reason), item
+        assert re.search(message, item.name), item
 
 
 HEADER = """std_msgs/Header header
@@ -433,7 +571,48 @@ def test_bags_that_cannot_be_used_say_why(tmp_path: Path, hand: np.ndarray) -> N
     ):
         with pytest.raises(DataError, match=message):
             list(read_bag(tmp_path / name))
-        assert list(extract(video_of(tmp_path / name), OPTIONS)) == [Rejected("unreadable", name)]
+        (item,) = extract(video_of(tmp_path / name), OPTIONS)
+        assert isinstance(item, Rejected)
+        assert item.reason == "unreadable"
+        assert re.search(message, item.name)
+
+
+def test_a_bag_plays_as_a_camera(tmp_path: Path, hand: np.ndarray) -> None:
+    write_bag(tmp_path / "v.mcap", list(moving(hand, 3)), hands=False)
+    source = open_source(str(tmp_path / "v.mcap"), loop=True)
+    frames = [source.read() for _ in range(5)]
+    source.close()
+    assert [frame.seconds for frame in frames if frame] == pytest.approx([0, 0.1, 0.2, 0.233, 0.333], abs=1e-3)
+    for frame, image in zip(frames, [*moving(hand, 3), *moving(hand, 2)], strict=True):
+        assert frame is not None
+        np.testing.assert_array_equal(frame.image, image)
+    (tmp_path / "text.mcap").write_text("no bag")
+    with pytest.raises(DataError, match="cannot read the bag"):
+        open_source(str(tmp_path / "text.mcap"))
+
+
+def test_a_hand_is_the_same_after_a_gap_in_which_it_went_on() -> None:
+    """The acting hand is lost for 0.6 s in which it goes a third of the image's width; labels and order flip."""
+    rng = np.random.default_rng(0)
+    shape = rng.normal(0, 0.02, (21, 3)).astype(np.float32)
+    shape -= shape.mean(0)
+
+    def hand(x: float, y: float) -> HandDetection:
+        at = np.array([x, y, 0], np.float32)
+        return HandDetection(shape + at, shape, 1.0, str(rng.choice(["left", "right"])))
+
+    way, found = [0.1 + 0.012 * i for i in range(60)], []
+    for i, x in enumerate(way):
+        hands = [hand(0.8, 0.7)] if 20 <= i < 38 else [hand(x, 0.4), hand(0.8, 0.7)]
+        found.append(hands[:: int(rng.choice([-1, 1]))])
+    times = [i / 30 for i in range(60)]
+    track = main_hand(found, times)
+    assert [bool(hands) for hands in track] == [not 20 <= i < 38 for i in range(60)]
+    keypoints, _, visible = hand_track(track, times, ExtractionOptions())
+    assert visible.sum() == 42
+    np.testing.assert_allclose(keypoints[:, :, 0].mean(1), way, atol=0.01)
+    with pytest.raises(RejectedClipError, match=r"lost for more than 0\.5 s"):
+        hand_track(track, times, ExtractionOptions(max_gap=0.5))
 
 
 def test_the_hand_that_moves_is_followed_through_flipping_labels() -> None:
@@ -446,11 +625,11 @@ def test_the_hand_that_moves_is_followed_through_flipping_labels() -> None:
         still, active = found(0.8, "left"), found(0.2 + 0.03 * i, "left" if i % 2 else "right")
         frames.append([still, active] if i % 3 else [active, still])
     frames[5] = [found(0.8, "right")]  # the moving one is missed once
-    track = main_hand(frames)
+    track = main_hand(frames, [0.1 * i for i in range(10)])
     assert [round(float(hands[0].keypoints[:, 0].mean()), 1) if hands else None for hands in track] == [
         0.2, 0.2, 0.3, 0.3, 0.3, None, 0.4, 0.4, 0.4, 0.5
     ]  # fmt: skip
-    assert main_hand([[], []]) == [[], []]
+    assert main_hand([[], []], [0.0, 0.1]) == [[], []]
 
 
 # Databases
@@ -463,6 +642,14 @@ def folder(tmp_path: Path, hand: np.ndarray) -> Path:
     write_video(videos / "open_the_drawer.mp4", moving(hand, 12), 0.1)
     write_video(videos / "look_at_the_table.mp4", [EMPTY] * 12, 0.1)
     return videos
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds extract in this process: starting another and importing PyTorch there takes longer than the rest."""
+    monkeypatch.setattr(
+        "arvrm_ros.retrieval.building._on_this_machine", lambda jobs, _: (list(extract(*job)) for job in jobs)
+    )
 
 
 def test_a_second_build_looks_at_what_is_new_alone(tmp_path: Path, folder: Path, hand: np.ndarray, capfd) -> None:
@@ -489,18 +676,135 @@ def test_a_second_build_looks_at_what_is_new_alone(tmp_path: Path, folder: Path,
     assert tally.counts == {KNOWN: 2, "hand found in less than 50% of the frames": 1}
 
 
-def test_two_builders_and_a_read_only_place_are_told(tmp_path: Path, folder: Path) -> None:
+def test_a_second_builder_is_kept_out(tmp_path: Path, folder: Path) -> None:
     database = MotionDatabase.create(tmp_path / "m.lance")
     with database.building(), pytest.raises(DataError, match="another process is building"):
         build(database, folder, OPTIONS, 1, progress=False)
-    if os.geteuid() == 0:
-        pytest.skip("root may write everywhere")
-    tmp_path.chmod(0o500)
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[None]:
+    """As a user to whom the file system says no; root may write everywhere."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
     try:
-        with pytest.raises(DataError, match="cannot be written"):
-            build(database, folder, OPTIONS, 1, progress=False)
+        yield
     finally:
-        tmp_path.chmod(0o700)
+        if root:
+            os.seteuid(0)
+
+
+def test_a_read_only_database_can_be_read(folder: Path, here: None) -> None:
+    # pytest's own folders are closed to others.
+    with tempfile.TemporaryDirectory() as place:
+        uri = Path(place) / "m.lance"
+        database = MotionDatabase.create(uri)
+        build(database, folder, OPTIONS, 1, progress=False)
+        for path in (Path(place), *Path(place).rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        try:
+            with nobody():
+                opened = MotionDatabase.open(uri)
+                assert [clip.caption for clip in opened.clips()] == ["open the drawer"]
+                assert opened.verify() == []
+                with pytest.raises(DataError, match="cannot be written here"), opened.building():
+                    pass
+                with pytest.raises(DataError, match="cannot make the motion database"):
+                    MotionDatabase.create(Path(place) / "new.lance")
+        finally:
+            Path(place).chmod(0o700)
+
+
+def test_a_full_disk_is_told_and_the_build_goes_on_later(tmp_path: Path, folder: Path, here: None) -> None:
+    """The system refuses files of more than some kilobytes, as it does when nothing is left."""
+    database = MotionDatabase.create(tmp_path / "m.lance")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    clips = [item for item in extract(video_of(folder / "open_the_drawer.mp4"), OPTIONS) if isinstance(item, Extracted)]
+    clips[0].clip.language = np.ones(384, np.float32)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        with pytest.raises(DataError, match=r"cannot write to .*m.lance: .*run it again to go on"):
+            database.add([clips[0].clip], [clips[0].thumbnail])
+        noise = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+        with pytest.raises(DataError, match=r"cannot write the video .*: File too large"):
+            write_video(tmp_path / "v.mp4", [noise] * 30, 0.1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    database = MotionDatabase.open(tmp_path / "m.lance")
+    assert len(database) == 0
+    assert build(database, folder, OPTIONS, 1, progress=False).counts[ADDED] == 1
+    assert database.verify() == []
+
+
+def test_a_database_on_object_storage_grows(tmp_path: Path, folder: Path, hand: np.ndarray, capfd, here: None) -> None:
+    """By its scheme, Lance treats a folder as it does S3; there is no file to lock."""
+    uri = f"file-object-store://{tmp_path}/m.lance"
+    command = ["db", "build", str(folder), "--out", uri]
+    assert main(command) == 0
+    assert "     1  added" in capfd.readouterr().out
+    write_video(folder / "close_the_drawer.mp4", list(moving(hand, 12))[::-1], 0.1)
+    assert main(command) == 0
+    out = capfd.readouterr().out
+    for line in ("added", "already there", "rejected: hand found in less than 50% of the frames"):
+        assert f"     1  {line}" in out
+    assert main(["db", "verify", "--db", uri]) == 0
+    assert main(["db", "stats", "--db", f"file-object-store://{tmp_path}/none.lance"]) == 1
+    assert "there is no motion database" in capfd.readouterr().err
+    first, second = MotionDatabase.open(uri), MotionDatabase.open(uri)
+    clips = [replace(first.clips()[0], clip_id=str(i)) for i in range(3)]
+    with first.building():
+        first.add(clips[:1])
+        second.add(clips[1:2])
+        with pytest.raises(DataError, match=r"another process is building .* too: run it again"):
+            first.add(clips[2:])
+    assert len(MotionDatabase.open(uri)) == 4
+
+
+def test_a_file_uri_is_a_path(tmp_path: Path) -> None:
+    uri = f"file://{tmp_path}/my%20clips/m.lance"
+    assert not MotionDatabase.exists(uri)
+    database = MotionDatabase.create(uri)
+    assert (tmp_path / "my clips" / "m.lance").is_dir()
+    assert MotionDatabase.exists(uri)
+    other = MotionDatabase.open(tmp_path / "my clips" / "m.lance")
+    with database.building(), pytest.raises(DataError, match="another process is building"), other.building():
+        pass
+
+
+def test_a_long_video_goes_on_after_a_stop(tmp_path: Path, hand: np.ndarray, monkeypatch) -> None:
+    """In parts, of which those that are done are not looked at again; so are the many things said of one video."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    shown = [*moving(hand, 15), *[EMPTY] * 25, *moving(hand, 15), *[EMPTY] * 5]
+    write_video(videos / "push.mp4", shown, 0.1)
+    monkeypatch.setattr("arvrm_ros.retrieval.extraction.PORTION_SECONDS", 2)
+    options = replace(OPTIONS, longest=3.0, max_gap=0.5)
+    (video,) = find_videos(videos).videos
+    assert [part.part for part in portions(video)] == [(0, 2), (2, 4), (4, 6)]
+    database = MotionDatabase.create(tmp_path / "m.lance")
+    looked_at: list[float] = []
+    stop_at = [4.0]
+
+    def stops(jobs: list, workers: int) -> Iterator[list]:
+        for part, chosen, known in jobs:
+            if part.part[0] in stop_at:
+                raise DataError("stopped")
+            looked_at.append(part.part[0])
+            yield list(extract(part, chosen, known))
+
+    monkeypatch.setattr("arvrm_ros.retrieval.building.BATCH", 1)
+    monkeypatch.setattr("arvrm_ros.retrieval.building._on_this_machine", stops)
+    with pytest.raises(DataError, match="stopped"):
+        build(database, videos, options, 1, progress=False)
+    assert [clip.start for clip in database.clips()] == pytest.approx([0.0], abs=0.11)
+    stop_at.clear()
+    assert build(database, videos, options, 1, progress=False).counts == {KNOWN: 1, ADDED: 1}
+    assert [clip.start for clip in database.clips()] == pytest.approx([0.0, 4.0], abs=0.11)
+    assert build(database, videos, options, 1, progress=False).counts == {KNOWN: 2}
+    assert looked_at == [0.0, 2.0, 2.0, 4.0], "what had not been written yet is looked at again"
+    said = video_of(videos / "push.mp4", [Span(i / 100, 1 + i / 100, "push") for i in range(120)])
+    assert [len(part.spans) for part in portions(said)] == [50, 50, 20]
 
 
 def test_a_killed_worker_is_told_and_nothing_is_lost(tmp_path: Path, folder: Path, monkeypatch) -> None:
@@ -550,7 +854,9 @@ def test_ray_that_is_not_there_is_told(tmp_path: Path, folder: Path, monkeypatch
         build(MotionDatabase.create(tmp_path / "m.lance"), folder, OPTIONS, 1, engine="ray", progress=False)
 
 
-def test_clips_of_two_collections_that_are_named_alike_are_not_confused(tmp_path: Path, hand: np.ndarray) -> None:
+def test_clips_of_two_collections_that_are_named_alike_are_not_confused(
+    tmp_path: Path, hand: np.ndarray, here: None
+) -> None:
     database = MotionDatabase.create(tmp_path / "m.lance")
     for i, caption in enumerate(("open the drawer", "close the drawer")):
         write_clip(tmp_path / caption, Clip("clip_000000", caption), list(moving(hand, 8))[:: 1 - 2 * i], 0.1)
@@ -563,7 +869,7 @@ def test_clips_of_two_collections_that_are_named_alike_are_not_confused(tmp_path
 
 
 def test_a_page_shows_the_database_and_what_a_search_finds(
-    tmp_path: Path, folder: Path, hand: np.ndarray, capfd
+    tmp_path: Path, folder: Path, hand: np.ndarray, capfd, here: None
 ) -> None:
     write_video(folder / "say_<b>hi<_b>.mp4", moving(hand, 15), 0.1)
     uri = str(tmp_path / "m.lance")
@@ -586,7 +892,7 @@ def test_a_page_shows_the_database_and_what_a_search_finds(
     capfd.readouterr()
 
 
-def test_what_is_damaged_is_found(tmp_path: Path, folder: Path, capfd) -> None:
+def test_what_is_damaged_is_found(tmp_path: Path, folder: Path, capfd, here: None) -> None:
     uri = str(tmp_path / "m.lance")
     assert main(["db", "build", str(folder), "--out", uri, "--workers", "1"]) == 0
     assert main(["db", "verify", "--db", uri, "--videos", str(folder)]) == 0
@@ -604,7 +910,7 @@ def test_what_is_damaged_is_found(tmp_path: Path, folder: Path, capfd) -> None:
     assert len(lines) == 3
 
 
-def test_an_export_holds_what_the_database_does(tmp_path: Path, folder: Path, capfd) -> None:
+def test_an_export_holds_what_the_database_does(tmp_path: Path, folder: Path, capfd, here: None) -> None:
     uri = str(tmp_path / "m.lance")
     database = MotionDatabase.create(uri)
     with pytest.raises(DataError, match="nothing to export"):
@@ -622,7 +928,7 @@ def test_an_export_holds_what_the_database_does(tmp_path: Path, folder: Path, ca
 # Recording
 
 
-def test_a_hand_is_filmed_into_the_database(tmp_path: Path, hand: np.ndarray, capfd) -> None:
+def test_a_hand_is_filmed_into_the_database(tmp_path: Path, hand: np.ndarray, capfd, here: None) -> None:
     write_video(tmp_path / "camera.mp4", moving(hand, 30), 0.1)  # plays in real time
     uri, videos = str(tmp_path / "m.lance"), tmp_path / "recordings"
     command = ["db", "record", "Open the drawer!", "--db", uri, "--videos", str(videos)]
@@ -636,12 +942,14 @@ def test_a_hand_is_filmed_into_the_database(tmp_path: Path, hand: np.ndarray, ca
     assert probe(video).rate == pytest.approx(15)
 
     write_video(tmp_path / "empty.mp4", [EMPTY] * 10, 0.1)
+    (videos / "an_earlier_one.mp4").write_text("damaged")
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     assert main([*command[:2], "close", *command[3:], "--camera", str(tmp_path / "camera.mp4")]) == 0
     assert len(MotionDatabase.open(uri)) == 2
     ended = next(videos.glob("close*"))
     assert 0.5 < probe(ended).seconds < 2.5, "Ctrl-C ended it and kept what there was"
     assert main([*command, "--camera", str(tmp_path / "empty.mp4")]) == 1
-    assert "film it again, with the whole hand in the picture" in capfd.readouterr().err
+    message = capfd.readouterr().err
+    assert "(hand found in less than 50% of the frames): film it again, with the whole hand in the picture" in message
     assert main(["db", "record", "...", "--db", uri, "--camera", str(tmp_path / "empty.mp4")]) == 1
     assert "say what the hand does" in capfd.readouterr().err

@@ -164,7 +164,7 @@ def test_collected_clips_are_complete(collection):
         clip = read_clip(folder)
         frames, period = clip.frames()
         assert frames.shape[1:] == (human.HEIGHT, human.WIDTH, 3)
-        assert period == pytest.approx(human.FRAME_PERIOD)
+        assert period == pytest.approx(1 / human.RATE)
         assert len(frames) == len(clip.truth.keypoints_world) == len(clip.truth.keypoints_image)
         assert 1.5 < len(frames) * period < 8.0
         assert clip.caption in TASKS[clip.task].instructions
@@ -223,11 +223,11 @@ def test_workers_end_when_the_collection_is_killed(tmp_path):
 
 def test_two_collections_do_not_mix(collection, capsys):
     assert main(["collect", "human", "--out", str(collection), "--clips", "2", "--seed", "6", "--workers", "1"]) == 1
-    assert "holds clips of seed 5" in capsys.readouterr().err
+    assert "holds clips of seed 5, not 6" in capsys.readouterr().err
 
 
 def test_an_expert_that_always_fails_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(human, "MAX_FRAMES", 1)
+    monkeypatch.setattr(human, "LONGEST", 0.1)
     with pytest.raises(DataError, match="failed 20 times at open_drawer"):
         human.make_clip(tmp_path, 0, 0, load_contract("tabletop"))
     assert list(tmp_path.iterdir()) == []
@@ -255,6 +255,11 @@ def test_the_landmarker_is_measured_on_collected_clips(collection, tmp_path, cap
     assert overall["detection_rate"] > 0.4
     assert 0.5 < overall["pixels"]["median"] < 40
     assert 1 < overall["aligned_mm"]["median"] <= overall["camera_mm"]["median"] < 60
+    raw, smooth = found["tracks"]["as found"], found["tracks"]["smoothed"]
+    assert raw["pixels"] == pytest.approx(overall["pixels"]["mean"])
+    assert smooth["jitter"] < raw["jitter"]
+    assert smooth["pixels"] < raw["pixels"] + 1
+    assert abs(smooth["lag_ms"] - raw["lag_ms"]) < 10
     for members in found["groups"].values():
         assert sum(summary["clips"] for summary in members.values()) == 2
     page = (out / "report.html").read_text()
@@ -273,6 +278,7 @@ def test_a_clip_without_a_hand_counts_as_missed(collection, tmp_path):
     overall = keypoint_report.report(measurements)["overall"]
     assert overall["detection_rate"] == 0.0
     assert overall["pixels"]["median"] is None
+    assert keypoint_report.report(measurements)["tracks"]["smoothed"]["jitter"] is None
     assert "No hand found" in keypoint_report.render_html(measurements)
 
 

@@ -20,7 +20,7 @@ from arvrm_ros.perception import models
 from arvrm_ros.perception.cameras import FolderSource, FrameSets, VideoSource, open_source, resize
 from arvrm_ros.perception.landmarker import HandLandmarker
 from arvrm_ros.perception.overlay import BONES, draw_hand
-from arvrm_ros.retrieval.extraction import ExtractionOptions, RejectedClipError, fill_gaps
+from arvrm_ros.retrieval.extraction import ExtractionOptions, RejectedClipError, hand_track
 
 
 @pytest.fixture(scope="module")
@@ -129,17 +129,45 @@ def test_gaps_are_filled_and_poor_tracks_rejected() -> None:
     def hand(value: float) -> list[HandDetection]:
         return [HandDetection(np.full((21, 3), value, np.float32), np.zeros((21, 3)), 1.0, "left")]
 
-    options = ExtractionOptions(min_visible=0.4, max_gap=0.2)
-    keypoints, world, visible = fill_gaps([[], hand(1), [], [], hand(4), hand(5), []], 0.1, options)
-    assert keypoints[:, 7, 2].tolist() == [1, 1, 2, 3, 4, 5, 5]
+    def times(count: int) -> list[float]:
+        return [0.1 * i for i in range(count)]
+
+    options = ExtractionOptions(min_visible=0.4, max_gap=0.25, smoothing=0)
+    found = [[], hand(1), [], [], hand(4), hand(5), []]
+    keypoints, world, visible = hand_track(found, times(7), options)
+    assert keypoints[:, 7, 2].tolist() == pytest.approx([1, 1, 2, 3, 4, 5, 5])
     assert not world.any()
     assert visible.tolist() == [False, True, False, False, True, True, False]
-    with pytest.raises(RejectedClipError, match=r"lost for more than 0\.2 s"):
-        fill_gaps([hand(1), [], [], [], hand(1), hand(1)], 0.1, options)
+    with pytest.raises(RejectedClipError, match=r"lost for more than 0\.25 s"):
+        hand_track([hand(1), [], [], [], hand(1), hand(1)], times(6), options)
     with pytest.raises(RejectedClipError, match="less than 40%"):
-        fill_gaps([[], hand(1), []], 0.1, options)
+        hand_track([[], hand(1), []], times(3), options)
     with pytest.raises(RejectedClipError, match="less than 40%"):
-        fill_gaps([[], []], 0.1, options)
+        hand_track([[], []], times(2), options)
+    # By time, not by number: a phone's frames are not evenly spaced, and may be far apart without a frame between.
+    keypoints, _, _ = hand_track([hand(0), [], hand(5)], [0.0, 0.02, 0.1], options)
+    assert keypoints[:, 0, 0].tolist() == pytest.approx([0, 1, 5])
+
+
+@pytest.mark.parametrize("rate", [10, 30])
+def test_smoothing_takes_the_noise_and_neither_lags_nor_cuts_corners(rate: int) -> None:
+    rng = np.random.default_rng(0)
+    # As phones do: about every 1 / rate s, now and then a frame is left out.
+    times = np.flatnonzero(rng.random(6 * rate) > 0.05) / rate
+    x = 0.5 + 0.2 * np.sin(np.pi * times)  # there and back every two seconds
+    noisy = np.repeat(x[:, None, None], 63, axis=1).reshape(-1, 21, 3) + rng.normal(0, 0.01, (len(x), 21, 3))
+    found = [[HandDetection(points.astype(np.float32), 0.1 * points, 1.0, "left")] for points in noisy]
+    smooth, world, _ = hand_track(found, times.tolist(), ExtractionOptions())
+    error = smooth - x[:, None, None]
+    assert error.std() < 0.85 * 0.01 if rate == 10 else error.std() < 0.6 * 0.01
+    np.testing.assert_allclose(world, 0.1 * smooth, atol=1e-6)
+    velocity = 0.2 * np.pi * np.cos(np.pi * times)
+    lag = -(error.mean((1, 2)) * velocity).sum() / (velocity**2).sum()
+    assert abs(lag) < 0.002, "seconds"
+    turning = np.abs(velocity) < 0.1
+    assert abs(error[turning].mean()) < 0.002
+    few, _, _ = hand_track(found[:4], [0, 1 / rate, 2 / rate, 3 / rate], ExtractionOptions())
+    np.testing.assert_allclose(few, noisy[:4], atol=1e-6, err_msg="too few for a parabola")
 
 
 def test_video_source_loops_with_growing_times(tmp_path: Path) -> None:

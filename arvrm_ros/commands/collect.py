@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     human.add_argument("--out", type=Path, required=True, help="folder of clips")
     human.add_argument("--clips", type=int, default=100, help="how many clips there shall be")
     human.add_argument("--seed", type=int, default=0, help="of the whole collection")
+    human.add_argument("--rate", type=float, default=10.0, help="frames per second; phones film 30")
+    human.add_argument("--gloves", action="store_true", help="hands in gloves, to try the landmarker on")
     robot = kinds.add_parser(
         "robot",
         help="episodes of the scripted experts",
@@ -48,6 +50,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from arvrm_ros.simulation.human import collect_human
 
-    made = collect_human(args.out, args.clips, args.seed, args.workers)
+    made = collect_human(args.out, args.clips, args.seed, args.workers, rate=args.rate, gloves=args.gloves)
     print(f"{made} clips made; {args.out} holds {args.clips}")
     return 0

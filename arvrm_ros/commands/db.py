@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             cut where the hand comes and goes.""",
         formatter_class=style,
     )
-    making.add_argument("source", type=Path, help="folder of videos or clips, or a file of annotations")
+    making.add_argument("source", type=Path, help="folder of videos or clips, a video, or a file of annotations")
     making.add_argument("--videos", type=Path, help="folder of the videos that annotations are about")
     making.add_argument("--out", required=True, help="the database, path or URI of a NAME.lance")
     making.add_argument("--rate", type=float, default=options.rate, help="frames per second of the tracks")
@@ -51,11 +52,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     making.add_argument(
         "--max-gap", type=float, default=options.max_gap, help="seconds without a hand that are filled at most"
     )
+    making.add_argument(
+        "--smoothing",
+        type=float,
+        default=options.smoothing,
+        help="seconds over which tracks are smoothed; 0: none",
+    )
+    making.add_argument(
+        "--trim",
+        action=argparse.BooleanOptionalAction,
+        default=options.trim,
+        help="a clip begins and ends where the hand is seen",
+    )
     making.add_argument("--shortest", type=float, default=options.shortest, help="seconds of a clip at least, when cut")
     making.add_argument("--longest", type=float, default=options.longest, help="seconds of a clip at most")
-    making.add_argument(
-        "--hands", type=int, default=options.hands, help="hands looked for; 1 is faster, 2 keeps the busier"
-    )
+    making.add_argument("--hands", type=int, default=options.hands, help="hands followed at most; the busiest is kept")
     making.add_argument(
         "--visual-frames",
         type=int,
@@ -83,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recording.add_argument("caption", help='what the hand does, as an instruction: "open the drawer"')
     recording.add_argument("--db", required=True, help="the database; made when missing")
     recording.add_argument(
-        "--camera", default="/dev/video0", help="device, or a video file or folder of images instead"
+        "--camera", default="/dev/video0", help="device, or a video file, bag or folder of images instead"
     )
     recording.add_argument("--videos", type=Path, default=Path("recordings"), help="folder of the recorded videos")
     recording.add_argument("--seconds", type=float, default=options.longest, help="length at most")
@@ -149,6 +160,8 @@ def _build(args: argparse.Namespace) -> int:
         rate=args.rate,
         min_visible=args.min_visible,
         max_gap=args.max_gap,
+        smoothing=args.smoothing,
+        trim=args.trim,
         shortest=args.shortest,
         longest=args.longest,
         hands=args.hands,
@@ -176,19 +189,18 @@ def _record(args: argparse.Namespace) -> int:
     finally:
         source.close()
     print(f"{path}: hand found in {seen:.0%} of the frames")
-    tally = build(database, args.videos, ExtractionOptions(image_encoder=args.image_encoder), 1)
+    tally = build(database, path, ExtractionOptions(image_encoder=args.image_encoder), 1)
     if tally.counts[ADDED]:
         print(f"added to {args.db}: {len(database)} clips")
         return 0
-    reasons = ", ".join(outcome for outcome in tally.counts if outcome != KNOWN)
-    print(f"not added ({reasons}): film it again, with the whole hand in the picture", file=sys.stderr)
+    print(f"not added ({', '.join(tally.counts)}): film it again, with the whole hand in the picture", file=sys.stderr)
     return 1
 
 
 def _database(uri: str, image_encoder: Path | None) -> MotionDatabase:
     """Opens a database to add to, or makes it."""
     features = encoder_fingerprints(image_encoder)
-    if not Path(uri).exists():
+    if not MotionDatabase.exists(uri):
         return MotionDatabase.create(uri, features)
     database = MotionDatabase.open(uri)
     if database.features != features:
@@ -274,6 +286,9 @@ def _stats(args: argparse.Namespace) -> int:
     seconds = sum(len(clip.keypoints) * clip.frame_period for clip in clips)
     visible = np.concatenate([clip.visible for clip in clips])
     print(f"  {seconds:.0f} s of motion, hand found in {visible.mean():.1%} of {len(visible)} frames")
+    for made, count in Counter(clip.extraction for clip in clips).most_common():
+        settings = ", ".join(f"{name} {value}" for name, value in json.loads(made or "{}").items())
+        print(f"  {count} tracks extracted with {settings or 'an earlier version'}")
     print(f"  {len({clip.caption for clip in clips})} captions; clips per task:")
     for task, count in sorted(Counter(clip.task or "unknown" for clip in clips).items()):
         print(f"  {count:6d}  {task}")

@@ -38,6 +38,13 @@ def run(args: argparse.Namespace) -> int:
         print(name)
         for value, summary in members.items():
             print(_line(f"  {value}", summary))
+    for name, track in figures["tracks"].items():
+        print(
+            f"tracks {name}: {track['pixels']:.2f} px, {track['aligned_mm']:.1f} mm aligned (means), "
+            f"jitter {track['jitter']:.2f} px a frame, lag {track['lag_ms']:.1f} ms"
+            if track["jitter"] is not None
+            else f"tracks {name}: none"
+        )
     print(f"report: {page}")
     return 0
 

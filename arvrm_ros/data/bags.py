@@ -23,6 +23,9 @@ from arvrm_ros.errors import DataError
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 HANDS = "arvrm_ros/msg/HandKeypoints"
 
+BAG_SUFFIX = ".mcap"
+
+
 def bag_seconds(path: Path) -> float:
     """How long a bag is.
 

@@ -95,6 +95,7 @@ class HumanClip:
         world: (T, 21, 3) float32 metres, as in :class:`HandDetection`; (0, 21, 3) when it is not known.
         quality: in [0, 1], the landmarker's mean confidence over all frames, 0 for those without a hand.
         task: id of the task when it is known (simulated clips); "" otherwise. Never shown to the policy.
+        extraction: how the track was made, JSON of the options; "" when it is not known.
     """
 
     clip_id: str
@@ -110,6 +111,7 @@ class HumanClip:
     handedness: str = ""
     world: np.ndarray = field(default_factory=lambda: np.zeros((0, len(HAND_KEYPOINTS), 3), np.float32))
     quality: float = 1.0
+    extraction: str = ""
 
 
 @dataclass

@@ -4,15 +4,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
+import av.filter
 import numpy as np
+from av.video.reformatter import ColorTrc
 
 from arvrm_ros.errors import DataError
+
+HDR_TRANSFERS = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)  # PQ, HLG
+
+
+def _cause(error: Exception) -> str:
+    return "it has no frames" if isinstance(error, av.error.EOFError) else getattr(error, "strerror", None) or str(error)
 
 
 def write_video(path: Path | str, frames: Iterable[np.ndarray], frame_period: float, quality: int = 20) -> None:
@@ -23,18 +32,24 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], frame_period: fl
         frames: (H, W, 3) uint8 RGB each, all of one even height and width.
         frame_period: seconds between two frames.
         quality: x264's constant rate factor, 0 (lossless) to 51; 18 looks like the original.
+
+    Raises:
+        DataError: the disk is full, or may not be written.
     """
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        rate = Fraction(1 / frame_period).limit_denominator(1000)
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality), "preset": "fast"})
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1
-        for i, image in enumerate(frames):
-            if i == 0:
-                stream.height, stream.width = image.shape[:2]
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    try:
+        with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            rate = Fraction(1 / frame_period).limit_denominator(1000)
+            stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality), "preset": "fast"})
+            stream.pix_fmt = "yuv420p"
+            stream.thread_count = 1
+            for i, image in enumerate(frames):
+                if i == 0:
+                    stream.height, stream.width = image.shape[:2]
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    except (av.error.FFmpegError, OSError) as error:
+        raise DataError(f"cannot write the video {path}: {_cause(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -60,7 +75,7 @@ def probe(path: Path | str) -> VideoInfo:
     except IndexError:
         raise DataError(f"{path} holds no video") from None
     except (av.error.FFmpegError, OSError) as error:
-        raise DataError(f"cannot read the video {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise DataError(f"cannot read the video {path}: {_cause(error)}") from None
 
 
 def read_frames(
@@ -69,7 +84,8 @@ def read_frames(
     """The frames of a part of a video, one in memory at a time, as they are meant to be seen.
 
     Args:
-        path: phone videos that carry a rotation are turned upright; 10-bit ones become 8-bit.
+        path: phone videos that carry a rotation are turned upright, HDR ones (PQ, HLG) are tone-mapped, 10-bit ones
+            become 8-bit.
         start: seconds from the first frame.
         end: seconds, exclusive.
         rate: frames per second that are given at most; from faster videos frames are left out.
@@ -81,6 +97,7 @@ def read_frames(
         DataError: no such file, no video in it, or damage, with the time of it.
     """
     time, due = 0.0, start
+    to_sdr: Callable[[av.VideoFrame], av.VideoFrame] | None = None
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -96,14 +113,35 @@ def read_frames(
                 if time < start or time < due - 0.25 / rate:
                     continue
                 due = max(due + 1 / rate, time + 0.75 / rate)
-                image = frame.to_ndarray(format="rgb24")
-                yield time, np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image
+                turns = round(frame.rotation / 90)
+                if frame.color_trc in HDR_TRANSFERS:
+                    to_sdr = to_sdr or _tone_mapper(stream)
+                    frame = to_sdr(frame)
+                image = frame.to_ndarray(format="rgb24", threads=1)
+                yield time, np.rot90(image, turns) if turns else image
     except IndexError:
         raise DataError(f"{path} holds no video") from None
     except av.error.InvalidDataError as error:
-        raise DataError(f"the video {path} is damaged after {time:.1f} s: {error}") from None
+        raise DataError(f"the video {path} is damaged after {time:.1f} s") from None
     except (av.error.FFmpegError, OSError) as error:
-        raise DataError(f"cannot read the video {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise DataError(f"cannot read the video {path}: {_cause(error)}") from None
+
+
+def _tone_mapper(stream: av.VideoStream) -> Callable[[av.VideoFrame], av.VideoFrame]:
+    """Brings HDR frames to what a usual screen shows, BT.709; FFmpeg's scaler takes a second to prepare for it."""
+    graph = av.filter.Graph()
+    graph.link_nodes(
+        graph.add_buffer(template=stream),
+        graph.add("scale", "out_transfer=bt709:out_primaries=bt709:out_color_matrix=bt709:out_range=pc"),
+        graph.add("format", "rgb24"),
+        graph.add("buffersink"),
+    ).configure()
+
+    def to_sdr(frame: av.VideoFrame) -> av.VideoFrame:
+        graph.push(frame)
+        return cast(av.VideoFrame, graph.pull())
+
+    return to_sdr
 
 
 def read_video(path: Path | str) -> tuple[np.ndarray, float]:

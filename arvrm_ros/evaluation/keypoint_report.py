@@ -11,6 +11,11 @@ Errors are means over the 21 keypoints of a frame in which a hand was found:
 
 A detection farther from the hand than a quarter of the hand's diagonal in the image is counted as misplaced. It counts
 as found, and its error counts too.
+
+The tracks are measured as they are found and as :func:`arvrm_ros.retrieval.extraction.hand_track` smooths them:
+
+- jitter: how far the error moves from one frame to the next, mean over the keypoints, pixels;
+- lag: by how much time the track is late, from the error along the true motion (least squares).
 """
 
 from __future__ import annotations
@@ -26,11 +31,12 @@ import numpy as np
 from tqdm import tqdm
 
 from arvrm_ros import pages
-from arvrm_ros.data.clips import Clip, clip_folders, read_clip
-from arvrm_ros.data.types import HAND_KEYPOINTS
+from arvrm_ros.data.clips import Clip, Truth, clip_folders, read_clip
+from arvrm_ros.data.types import HAND_KEYPOINTS, HandDetection
 from arvrm_ros.errors import DataError
 from arvrm_ros.perception.landmarker import HandLandmarker
 from arvrm_ros.perception.overlay import draw_hand
+from arvrm_ros.retrieval.extraction import ExtractionOptions, hand_track, start_worker
 from arvrm_ros.workers import process_pool
 
 MISPLACED = 0.25
@@ -51,6 +57,7 @@ class Measurement:
         aligned_mm: (F, 21) millimetres, after the best rotation.
         misplaced: (F,) bool.
         handedness: (F,) whether the label agrees with the truth.
+        tracks: of those with two frames found, the errors of the track as it is found and as it is smoothed.
     """
 
     clip: Clip
@@ -61,6 +68,24 @@ class Measurement:
     aligned_mm: np.ndarray
     misplaced: np.ndarray
     handedness: np.ndarray
+    tracks: dict[str, TrackErrors]
+
+
+@dataclass
+class TrackErrors:
+    """Errors of a track where the hand was found (F frames, of which J follow one in which it was found too).
+
+    Attributes:
+        pixels: (F,) mean distance to the truth.
+        aligned_mm: (F,) as in :class:`Measurement`, mean.
+        jitter: (J,) pixels.
+        along: the error's inner product with the true velocity and the latter's with itself, for the lag.
+    """
+
+    pixels: np.ndarray
+    aligned_mm: np.ndarray
+    jitter: np.ndarray
+    along: tuple[float, float]
 
 
 def measure_clip(folder: Path) -> Measurement:
@@ -101,7 +126,34 @@ def measure_clip(folder: Path) -> Measurement:
         np.array(aligned_mm).reshape(-1, 21),
         np.array(misplaced, bool),
         np.array(handedness, bool),
+        _measure_tracks(detections, clip.truth, period, (width, height)) if found.sum() > 1 else {},
     )
+
+
+def _measure_tracks(
+    detections: list[list[HandDetection]], truth: Truth, period: float, size: tuple[int, int]
+) -> dict[str, TrackErrors]:
+    """The errors of the track as it is found, and as a database gets it."""
+    known = np.flatnonzero([bool(hands) for hands in detections])
+    part = slice(known[0], known[-1] + 1)
+    times = [period * i for i in range(len(detections))][part]
+    true = truth.keypoints_image[part, :, :2] * size
+    in_camera = truth.keypoints_world[part] @ truth.world_from_camera[:3, :3]
+    velocity = np.gradient(true, period, axis=0)
+    errors = {}
+    for name, smoothing in (("as found", 0.0), ("smoothed", ExtractionOptions().smoothing)):
+        options = ExtractionOptions(min_visible=0, max_gap=np.inf, smoothing=smoothing)
+        keypoints, world, visible = hand_track(detections[part], times, options)
+        error = keypoints[..., :2] * size - true
+        moved = np.linalg.norm(np.diff(error, axis=0), axis=-1).mean(1)
+        centred = error - np.median(error, axis=0)  # what is always off by the same is no lag
+        errors[name] = TrackErrors(
+            np.linalg.norm(error, axis=-1).mean(1)[visible],
+            np.array([1000 * shape_error(world[i], in_camera[i], rotate=True).mean() for i in np.flatnonzero(visible)]),
+            moved[visible[1:] & visible[:-1]],
+            (float((centred * velocity)[visible].sum()), float((velocity**2)[visible].sum())),
+        )
+    return errors
 
 
 def shape_error(points: np.ndarray, truth: np.ndarray, rotate: bool) -> np.ndarray:
@@ -151,6 +203,20 @@ def summarise(measurements: list[Measurement]) -> dict[str, Any]:
     }
 
 
+def summarise_tracks(measurements: list[Measurement]) -> dict[str, dict[str, float | None]]:
+    """Mean errors of the tracks as they are found and as they are smoothed."""
+    figures: dict[str, dict[str, float | None]] = {}
+    for name in ("as found", "smoothed"):
+        tracks = [m.tracks[name] for m in measurements if m.tracks]
+        along = np.sum([t.along for t in tracks], axis=0) if tracks else (0.0, 0.0)
+        figures[name] = {
+            key: _mean(np.concatenate([getattr(t, key) for t in tracks])) if tracks else None
+            for key in ("pixels", "aligned_mm", "jitter")
+        }
+        figures[name]["lag_ms"] = -1000 * float(along[0]) / float(along[1]) if along[1] else None
+    return figures
+
+
 def _mean(values: np.ndarray) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
@@ -186,7 +252,7 @@ def measure(root: Path | str, workers: int = 1, limit: int | None = None) -> lis
     folders = clip_folders(root)[:limit]
     if workers <= 1:
         return [measure_clip(folder) for folder in tqdm(folders, "measuring", unit="clip")]
-    with process_pool(workers) as pool:
+    with process_pool(workers, start_worker) as pool:
         return list(tqdm(pool.map(measure_clip, folders), "measuring", len(folders), unit="clip"))
 
 
@@ -201,6 +267,7 @@ def report(measurements: list[Measurement]) -> dict[str, Any]:
     pixels, aligned = (np.concatenate([getattr(m, n) for m in measurements]) for n in ("pixels", "aligned_mm"))
     return {
         "overall": summarise(measurements),
+        "tracks": summarise_tracks(measurements),
         "groups": groups,
         "keypoints": {
             name: {"pixels": _mean(pixels[:, k]), "aligned_mm": _mean(aligned[:, k])}
@@ -301,6 +368,12 @@ found; "mm camera": world landmarks centred and scaled to the true size, camera 
 rotation as well. Misplaced: off by more than a quarter of the hand's diagonal (share of the frames found).</p>
 <table>{{ head("") }}{{ row("all clips", overall) }}</table>
 <p>Found, averaged over clips: {{ overall.detection_rate_per_clip | percent }}.</p>
+<table><tr><th>tracks</th><th>px mean</th><th>mm aligned mean</th><th>jitter px</th><th>lag ms</th></tr>
+{% for name, s in tracks.items() %}
+<tr><td>{{ name }}</td><td>{{ s.pixels | number }}</td><td>{{ s.aligned_mm | number }}</td>
+<td>{{ s.jitter | number }}</td><td>{{ s.lag_ms | number }}</td></tr>
+{% endfor %}
+</table>
 {% for kind, pictures in examples.items() %}
 <h2>{{ kind }}</h2>
 {% for source, caption in pictures %}

@@ -35,14 +35,15 @@ class CameraParameters(Parameters):
 
     sources: tuple[str, ...] = parameter(
         ("",),
-        "NAME=SOURCE per camera; SOURCE is an image topic, a /dev/videoN device, a video file or a folder of images. "
+        "NAME=SOURCE per camera; SOURCE is an image topic, a /dev/videoN device, a video file, a bag (.mcap) or a "
+        "folder of images. "
         "A contract's camera that is not listed takes its topic with image_raw in place of image; any other NAME is "
         "published by itself on /NAME_camera/image in its own size",
     )
     rate: float = parameter(
         10.0, "image sets published per second; faster cameras are thinned out", unit="Hz", low=0.1, high=120.0
     )
-    loop: bool = parameter(True, "video files and folders begin anew at their end")
+    loop: bool = parameter(True, "video files, bags and folders begin anew at their end")
     silence: float = parameter(
         1.0, "time without an image after which a camera is reported lost", unit="s", low=0.1, high=60.0
     )

@@ -1,12 +1,12 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where images come from besides ROS topics: V4L2 devices, video files, folders of images. No ROS in here."""
+"""Where images come from besides ROS topics: V4L2 devices, video files, bags, folders of images. No ROS in here."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from arvrm_ros.data.bags import BAG_SUFFIX, bag_seconds, read_bag
 from arvrm_ros.data.video import probe, read_frames
 from arvrm_ros.errors import DataError
 
@@ -63,31 +64,35 @@ class _Pace:
 
 
 class VideoSource(CameraSource):
-    """A video file."""
+    """A video file, or a bag in an MCAP file."""
 
     def __init__(self, path: Path | str, loop: bool = False, real_time: bool = False) -> None:
         """Opens the file.
 
         Args:
-            path: anything FFmpeg reads.
+            path: anything FFmpeg reads, or a ``.mcap`` file with the images of one camera.
             loop: begin anew at the end; times go on growing.
             real_time: :meth:`read` waits until the frame is due, as a camera would.
 
         Raises:
             DataError: no such file, or no video in it.
         """
-        self._path, self._loop = path, loop
+        self._path, self._loop = Path(path), loop
         self._pace = _Pace() if real_time else None
-        self.period = 1 / (probe(path).rate or 30.0)
+        self.period = 1 / 30.0
         """Seconds between two frames, on average."""
-        self._frames = read_frames(path)
+        if self._path.suffix == BAG_SUFFIX:
+            bag_seconds(self._path)  # tells what is wrong with it
+        else:
+            self.period = 1 / (probe(path).rate or 30.0)
+        self._frames = self._open()
         self._offset, self._last = 0.0, -1.0
 
     def read(self) -> Frame | None:
         """The next frame; None at the end of a file that does not loop."""
         frame = next(self._frames, None)
         if frame is None and self._loop and self._last >= 0:
-            self._offset, self._frames = self._last + self.period, read_frames(self._path)
+            self._offset, self._frames = self._last + self.period, self._open()
             frame = next(self._frames, None)
         if frame is None:
             return None
@@ -99,6 +104,10 @@ class VideoSource(CameraSource):
     def close(self) -> None:
         """Closes the file."""
         self._frames.close()
+
+    def _open(self) -> Generator[tuple[Any, ...]]:
+        """Time and image of each frame, first."""
+        return read_bag(self._path) if self._path.suffix == BAG_SUFFIX else read_frames(self._path)
 
 
 class DeviceSource(CameraSource):
@@ -190,7 +199,7 @@ def open_source(uri: str, loop: bool = False, rate: float = 30.0) -> CameraSourc
     """Opens a source that runs in real time, by what its name says.
 
     Args:
-        uri: ``/dev/videoN``, a folder of images, or a video file.
+        uri: ``/dev/videoN``, a folder of images, a video file, or a bag (``.mcap``).
         loop: videos and folders begin anew at their end.
         rate: frames per second asked of a device, or of a folder.
 

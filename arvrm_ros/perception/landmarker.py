@@ -1,6 +1,6 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Hand landmarks of images and videos: a thin wrapper of MediaPipe's hand landmarker (Tasks API)."""
+"""Hand landmarks of images and videos: a thin layer over MediaPipe's hand landmarker (Tasks API)."""
 
 from __future__ import annotations
 
@@ -130,6 +130,56 @@ class HandLandmarker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+
+LOOK_AROUND = 1.0
+"""Seconds between two looks for more hands."""
+
+
+class HandFollower:
+    """Follows the hands of a video, each at its own price.
+
+    MediaPipe searches every image in which it follows fewer hands than it may, which takes longer than following one.
+    So it may follow as many as there are: once a second an image by itself is searched for more, and a hand that has
+    not been seen for a second is waited for no longer. Use one instance per video, and close it after use.
+
+    Args:
+        max_hands: followed at most, at least 1.
+        min_detection_confidence: of the palm detector, in [0, 1].
+    """
+
+    def __init__(self, max_hands: int, min_detection_confidence: float) -> None:
+        self._max_hands = max_hands
+        self._confidence = min_detection_confidence
+        self._landmarkers: dict[int, HandLandmarker] = {}  # by how many they follow; the one that looks around has 0
+        self._count, self._most, self._next_look = 1, 0, -float("inf")
+
+    def detect(self, image: np.ndarray, seconds: float) -> list[HandDetection]:
+        """The hands of the next frame, as of :meth:`HandLandmarker.detect`."""
+        if self._max_hands > 1 and seconds >= self._next_look:
+            hands = self._landmarker(0).detect(image)
+            self._count, self._most = max(1, len(hands), self._most), 0
+            self._next_look = seconds + LOOK_AROUND
+        else:
+            hands = self._landmarker(self._count).detect(image, seconds)
+        self._most = max(self._most, len(hands))
+        return hands
+
+    def _landmarker(self, count: int) -> HandLandmarker:
+        if count not in self._landmarkers:
+            self._landmarkers[count] = HandLandmarker(count > 0, count or self._max_hands, self._confidence)
+        return self._landmarkers[count]
+
+    def close(self) -> None:
+        """Frees the networks."""
+        while self._landmarkers:
+            self._landmarkers.popitem()[1].close()
+
+    def __enter__(self) -> HandFollower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

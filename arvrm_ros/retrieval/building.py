@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 from collections import defaultdict, deque
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from arvrm_ros.errors import DataError
 from arvrm_ros.perception.models import require_hand_landmarker
 from arvrm_ros.resources import resource
 from arvrm_ros.retrieval.database import INDEX_FROM, MotionDatabase
-from arvrm_ros.retrieval.extraction import Extracted, ExtractionOptions, Rejected, extract, start_worker
+from arvrm_ros.retrieval.extraction import Extracted, ExtractionOptions, Rejected, extract, portions, start_worker
 from arvrm_ros.retrieval.sources import Tally, Video, find_videos
 from arvrm_ros.workers import process_pool
 
@@ -72,13 +73,17 @@ def build(
     tally, fingerprint = found.left_out, _fingerprint(options)
     looked_at = database.sources(fingerprint)
     new: list[Video] = []
-    for video in found.videos:
+
+    def known(video: Video) -> bool:
         # Of a video whose name alone is known, all there is to know is there.
         before = {ADDED: 1} if video.whole and video.name in database.ids() else looked_at.get(_key(video))
-        if before is None:
-            new.append(video)
         for outcome, count in (before or {}).items():
             tally.counts[KNOWN if outcome == ADDED else outcome] += count
+        return before is not None
+
+    for video in found.videos:
+        if not known(video):
+            new += [part for part in portions(video) if not known(part)]
 
     extracted: list[Extracted] = []
     finished: dict[str, dict[str, int]] = {}
@@ -94,7 +99,8 @@ def build(
 
     with database.building():
         results = _extract_all(new, options, database.ids(), workers, engine)
-        for video, parts in zip(new, tqdm(results, total=len(new), unit="video", disable=not progress), strict=True):
+        bar = tqdm(results, total=len(new), unit="video", disable=not progress)
+        for video, parts in zip(new, bar, strict=True):
             of_video = Tally()
             for part in parts:
                 if isinstance(part, Extracted):
@@ -103,6 +109,8 @@ def build(
                 else:
                     of_video.add(part.reason, part.name)
             tally.merge(of_video)
+            added = tally.counts[ADDED]
+            bar.set_postfix_str(f"{added} clips, {added / max(bar.format_dict['elapsed'], 1e-3):.2f}/s", refresh=False)
             finished[_key(video)] = dict(of_video.counts)
             if len(extracted) >= BATCH:
                 flush()
@@ -144,13 +152,17 @@ def check_encoders(database: MotionDatabase, present: dict[str, str]) -> None:
 
 
 def _key(video: Video) -> str:
-    """Of the video and of what is said of it: a caption more is something new."""
+    """Of the video, its part and what is said of it: a caption more is something new."""
     said = hashlib.sha256(repr(video.spans).encode()).hexdigest()[:10]
-    return f"{video.name} {said}"
+    start = f"@{video.part[0]:.0f}s" if math.isfinite(video.part[1]) else ""
+    return f"{video.name}{start} {said}"
 
 
 def _fingerprint(options: ExtractionOptions) -> str:
-    known = {key: value for key, value in dataclasses.asdict(options).items() if key != "image_encoder"}
+    known = dataclasses.asdict(options)
+    del known["image_encoder"]
+    # Without what came later it is what older versions have noted.
+    known = {key: value for key, value in known.items() if value or key not in ("smoothing", "trim")}
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:10]
 
 

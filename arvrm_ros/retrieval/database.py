@@ -8,13 +8,17 @@ import contextlib
 import fcntl
 import itertools
 import json
+import re
+import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +27,7 @@ from arvrm_ros.data.types import HAND_KEYPOINTS, HumanClip
 from arvrm_ros.errors import DataError
 from arvrm_ros.files import replace_atomically
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _VERSION_KEY, _FEATURES_KEY = b"arvrm_schema_version", b"arvrm_features"
 
 # Lists are flat; `frames` and the number of keypoints give the shapes back. Keypoints in float16 are exact to
@@ -46,6 +50,8 @@ _COLUMNS = [
     pa.field("handedness", pa.string(), nullable=False),
     pa.field("world", pa.list_(pa.float32()), nullable=False),
     pa.field("quality", pa.float32(), nullable=False),
+    # Since version 3; may be missing from a database that an older one began:
+    pa.field("extraction", pa.string()),
 ]
 
 COARSE = "coarse"
@@ -88,6 +94,7 @@ class MotionDatabase:
         self._connection = connection
         self._table = table
         self._ids: set[str] | None = None
+        self._version: int | None = None  # while it is built where nothing can be locked
         self.features: dict[str, str] = json.loads(table.schema.metadata[_FEATURES_KEY])
         self._clips: list[HumanClip] | None = None
 
@@ -102,13 +109,32 @@ class MotionDatabase:
         Raises:
             DataError: there is one already, or the place cannot be written.
         """
+        path = _path(uri)
+        free = path is not None and not path.exists()
         connection, name = _connect(uri)
         metadata = {_VERSION_KEY: str(SCHEMA_VERSION).encode(), _FEATURES_KEY: json.dumps(features or {}).encode()}
         try:
             table = connection.create_table(name, schema=pa.schema(_COLUMNS, metadata=metadata))
         except (OSError, ValueError, RuntimeError) as error:
+            if path is not None and free:  # what a full disk leaves behind would be in the way of the next try
+                shutil.rmtree(path, ignore_errors=True)
             raise DataError(f"cannot make the motion database {uri}: {_first_line(error)}") from None
         return cls(str(uri), connection, table)
+
+    @classmethod
+    def exists(cls, uri: str | Path) -> bool:
+        """Whether there is something of that name, which may be damaged.
+
+        Raises:
+            DataError: the object storage cannot be reached.
+        """
+        if (path := _path(uri)) is not None:
+            return path.exists()
+        connection, name = _connect(uri)
+        try:
+            return name in connection.list_tables(limit=1_000_000).tables
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DataError(f"cannot reach {uri}: {_first_line(error)}") from None
 
     @classmethod
     def open(cls, uri: str | Path) -> MotionDatabase:
@@ -122,7 +148,7 @@ class MotionDatabase:
             table = connection.open_table(name)
             metadata = table.schema.metadata or {}
         except (OSError, ValueError, RuntimeError) as error:
-            if "://" in str(uri) or Path(uri).exists():
+            if cls.exists(uri):
                 raise DataError(f"the motion database {uri} cannot be opened: {_first_line(error)}") from None
             raise _missing(uri) from None
         version = int(metadata.get(_VERSION_KEY, b"0"))
@@ -157,10 +183,10 @@ class MotionDatabase:
                 raise DataError(f"clip {clip.clip_id} has features of another size than the rest of {self.uri}")
             known.add(clip.clip_id)
         coarse = np.stack([coarse_vector(clip.language, clip.visual) for clip in clips])
-        if COARSE not in self._table.schema.names:
-            if len(self):
-                raise DataError(f"{self.uri} was made by an older version, which stored less: build it again")
-            self._table.add_columns(pa.field(COARSE, pa.list_(pa.float32(), coarse.shape[1])))
+        there = self._table.schema.names
+        if COARSE not in there and len(self):
+            raise DataError(f"{self.uri} was made by an older version, which stored less: build it again")
+        later = [pa.field(COARSE, pa.list_(pa.float32(), coarse.shape[1])), _COLUMNS[-1]]
         rows = [
             {
                 "clip_id": clip.clip_id,
@@ -179,19 +205,31 @@ class MotionDatabase:
                 "handedness": clip.handedness,
                 "world": np.asarray(clip.world, np.float32).ravel(),
                 "quality": clip.quality,
+                "extraction": clip.extraction,
             }
             for clip, thumbnail in zip(clips, thumbnails or [b""] * len(clips), strict=True)
         ]
         table = pa.Table.from_pylist(rows, schema=pa.schema(_COLUMNS))
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(coarse.ravel()), coarse.shape[1])
-        self._append(self._table, table.append_column(COARSE, vectors))
+        with self._writing():
+            if missing := [field for field in later if field.name not in there]:
+                self._table.add_columns(pa.schema(missing))
+            self._table.add(table.append_column(COARSE, vectors))
         self._clips, self._ids = None, known
 
-    def _append(self, table: Any, rows: pa.Table) -> None:
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Around what changes the tables: sees to it that nobody else has, and says in one line what went wrong."""
         try:
-            table.add(rows)
+            if self._version is not None:
+                self._table.checkout_latest()
+                if self._table.version != self._version:
+                    raise DataError(f"another process is building {self.uri} too: run it again when that has ended")
+            yield
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(f"cannot write to {self.uri}: {_first_line(error)}; run it again to go on") from None
+        if self._version is not None:
+            self._version = self._table.version
 
     def remember_sources(self, counts: dict[str, dict[str, int]], options: str) -> None:
         """Notes that videos were looked through.
@@ -203,9 +241,10 @@ class MotionDatabase:
         if not counts:
             return
         schema = pa.schema(_SOURCE_COLUMNS)
-        table = self._connection.create_table(self._sources_name, schema=schema, exist_ok=True)
         rows = [{"name": name, "options": options, "counts": json.dumps(count)} for name, count in counts.items()]
-        self._append(table, pa.Table.from_pylist(rows, schema=schema))
+        with self._writing():
+            table = self._connection.create_table(self._sources_name, schema=schema, exist_ok=True)
+            table.add(pa.Table.from_pylist(rows, schema=schema))
 
     def sources(self, options: str) -> dict[str, dict[str, int]]:
         """What :meth:`remember_sources` has noted of the videos that were looked at in this way."""
@@ -222,29 +261,38 @@ class MotionDatabase:
 
     @contextlib.contextmanager
     def building(self) -> Iterator[None]:
-        """Keeps a second builder out, on this machine.
+        """Keeps a second builder out, on this machine; on object storage :meth:`add` notices one, nearly always.
 
         Raises:
             DataError: another process builds this database, or its place cannot be written.
         """
-        if "://" in self.uri:  # object storage: Lance itself refuses what conflicts
-            yield
-            return
-        lock = Path(f"{self.uri}.lock")
-        try:
-            with lock.open("w") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path = _path(self.uri)
+        if path is None:
+            # Nothing there can be locked for as long as a process lives. What another has written is seen before each
+            # write; of two at the same instant both are kept, and `verify` names the clips that are there twice.
+            self._table.checkout_latest()
+            self._version = self._table.version
+            try:
                 yield
-        except BlockingIOError:
-            raise DataError(f"another process is building {self.uri}: wait for it, or give another --out") from None
-        except PermissionError:
+            finally:
+                self._version = None
+            return
+        try:
+            lock = path.with_name(f"{path.name}.lock").open("w")
+        except OSError as error:
             raise DataError(
-                f"{self.uri} cannot be written here: copy it to where it can, or give another --out"
+                f"{self.uri} cannot be written here ({error.strerror}): copy it to where it can, or give another --out"
             ) from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise DataError(f"another process is building {self.uri}: wait for it, or give another --out") from None
+            yield
 
     def compact(self) -> None:
         """Merges the files that many :meth:`add` left behind and drops old versions."""
-        with warnings.catch_warnings():
+        with self._writing(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "optimize")  # that readers of old versions fail is wanted here
             self._table.optimize(cleanup_older_than=timedelta(0))
 
@@ -428,14 +476,23 @@ def check_clip(clip: HumanClip) -> None:
         raise DataError(f"clip {clip.clip_id!r} has {', '.join(wrong)}")
 
 
+def _path(uri: str | Path) -> Path | None:
+    """Where a database is on this machine; None when it is on object storage."""
+    if "://" not in str(uri):
+        return Path(uri)
+    parts = urlsplit(str(uri))
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
 def _connect(uri: str | Path, make: bool = True) -> tuple[Any, str]:
     import lancedb  # imported late: it takes a second
 
-    text = str(uri).rstrip("/")
+    path = _path(uri)
+    text = str(path or uri).rstrip("/")
     folder, _, file = text.rpartition("/")
     if not file.endswith(".lance") or file == ".lance":
         raise DataError(f"a motion database is named NAME.lance, not {file!r}")
-    if not make and "://" not in text and not Path(text).exists():
+    if not make and path is not None and not path.exists():
         raise _missing(uri)  # connecting would make the folder
     try:
         return lancedb.connect(folder or ("/" if text.startswith("/") else ".")), file.removesuffix(".lance")
@@ -448,7 +505,10 @@ def _missing(uri: str | Path) -> DataError:
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """What an error of Lance says, without where in its source."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    line = re.sub(r"^(lance error: )?(LanceError\(\w+\): )?", "", line)
+    return shorten(re.sub(r",? ?\S+\.rs:\d+:\d+", "", line), 240)
 
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:
@@ -486,4 +546,5 @@ def _since_version_2(row: dict[str, Any]) -> dict[str, Any]:
         "handedness": row["handedness"],
         "world": row["world"].reshape(-1, len(HAND_KEYPOINTS), 3).astype(np.float32),
         "quality": row["quality"],
+        "extraction": row.get("extraction") or "",
     }

@@ -5,6 +5,7 @@
 - a folder of clips: ``*/clip.json``, as ``arvrm collect human`` writes them
 - a folder of videos or MCAP bags, at any depth: captions from ``captions.csv`` or ``captions.jsonl`` in it, else from
   the files' names
+- one video or bag, by its name
 - EPIC-KITCHENS' annotations: ``EPIC_100_train.csv`` and its like, with ``videos`` for the folder of the videos
 - Ego4D's annotations: ``fho_main.json`` or ``narration.json``, with ``videos`` for the folder of the videos
 """
@@ -22,10 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from arvrm_ros.data.bags import BAG_SUFFIX
 from arvrm_ros.data.clips import read_clip
 from arvrm_ros.errors import DataError
-
-BAG_SUFFIX = ".mcap"
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mts", BAG_SUFFIX)
 CAPTION_FILES = ("captions.csv", "captions.jsonl")
@@ -56,14 +56,16 @@ class Video:
         reference: how the database names it: from the source's folder, so that the folder may move.
         name: what its clips' ids begin with; other content has another name.
         spans: one clip each; a single one without an end is the whole video, and cut by the hand's activity if long.
-        hands: how many hands there may be in the picture.
+        hands: how many there can be in the picture at most.
+        part: of a whole video, what is to be looked at: seconds.
     """
 
     path: Path
     reference: str
     name: str
     spans: list[Span]
-    hands: int = 2
+    hands: int = 8
+    part: tuple[float, float] = (0.0, math.inf)
 
     @property
     def whole(self) -> bool:
@@ -103,12 +105,14 @@ def find_videos(source: Path, videos: Path | None = None) -> Found:
     """Lists the videos of a source; nothing is decoded.
 
     Args:
-        source: a folder, or a file of annotations. See the module's text.
+        source: a folder, a video, or a file of annotations. See the module's text.
         videos: folder of the videos of an annotation file; its own folder if not given.
 
     Raises:
         DataError: there is nothing there, or the annotations are malformed.
     """
+    if source.is_file() and source.suffix.lower() in VIDEO_SUFFIXES:
+        return _folder(source.parent, source)
     if source.is_file():
         return _annotated(source, videos or source.parent)
     if not source.is_dir():
@@ -162,9 +166,11 @@ def _clips(folders: Iterable[Path]) -> Found:
     return found
 
 
-def _folder(folder: Path) -> Found:
+def _folder(folder: Path, only: Path | None = None) -> Found:
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and not p.name.startswith("."))
     tables = [folder / name for name in CAPTION_FILES if (folder / name).is_file()]
+    if only is not None:
+        files, tables = [only], []
     if len(tables) > 1:
         raise DataError(f"{folder} has {' and '.join(t.name for t in tables)}: keep one of them")
     said: dict[Path, list[Span]] = defaultdict(list)

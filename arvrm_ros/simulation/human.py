@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -33,9 +34,11 @@ from arvrm_ros.simulation.tabletop import Tabletop
 from arvrm_ros.simulation.tasks import TASKS
 from arvrm_ros.workers import process_pool
 
-FRAME_PERIOD = 0.1
+RATE = 10.0
+"""Frames per second of a collection unless it is asked for others."""
+
 HEIGHT, WIDTH = 360, 480
-MAX_FRAMES = 80
+LONGEST = 8.0  # seconds
 ATTEMPTS = 20
 ARM_GROUP = 2
 
@@ -52,6 +55,15 @@ SKINS = {
     "dark": (0.35, 0.24, 0.19),
 }
 """Skin tones, sRGB in [0, 1]."""
+
+GLOVES = {
+    "white glove": (0.93, 0.93, 0.92),
+    "black glove": (0.08, 0.08, 0.09),
+    "blue glove": (0.25, 0.45, 0.80),
+    "yellow glove": (0.95, 0.80, 0.15),
+    "green glove": (0.15, 0.50, 0.30),
+}
+"""Colours of gloves as workshops and kitchens have them, sRGB in [0, 1]."""
 
 STANDS = {"behind": (-0.10, 0.0), "opposite": (1.20, 0.0), "left": (0.45, 0.75), "right": (0.45, -0.75)}
 """Where the person stands: x and y of the middle of the shoulders, metres; "behind" is the robot's own place."""
@@ -78,15 +90,21 @@ class Performance:
 
 
 def perform(
-    tabletop: Tabletop, kinematics: Kinematics, task: str, seed: int, speed: float, rng: np.random.Generator
+    tabletop: Tabletop,
+    kinematics: Kinematics,
+    task: str,
+    seed: int,
+    speed: float,
+    rng: np.random.Generator,
+    rate: float = RATE,
 ) -> Performance | None:
     """Lets the expert do a task, ``speed`` times as fast as real time; None when it did not succeed."""
     tabletop.reset(seed, task)
-    period = round(speed * FRAME_PERIOD, 2)  # the servo works in steps of 10 ms
+    period = round(speed / rate, 2)  # the servo works in steps of 10 ms
     start, expert, servo = tabletop.state(), Expert(tabletop, task, rng, period), PoseServo(tabletop, kinematics)
     succeeded = False
     records: list[tuple[np.ndarray, tuple[bool, bool], np.ndarray, float]] = []
-    while not expert.done and len(records) < MAX_FRAMES:
+    while not expert.done and len(records) < round(LONGEST * rate):
         try:
             servo.move(*expert.act(), period)
         except MotionRefused:
@@ -123,10 +141,12 @@ class Reach:
     sway: np.ndarray  # (3, 2) amplitude in radians and phase of heading, pitch, roll
 
     @classmethod
-    def draw(cls, task: str, rng: np.random.Generator) -> tuple[Reach, str]:
-        """A person for a task, and the name of the skin tone."""
-        skin_name = str(rng.choice(list(SKINS)))
-        skin = np.clip(np.array(SKINS[skin_name]) * rng.uniform(0.93, 1.07) + rng.normal(0, 0.012, 3), 0, 1)
+    def draw(
+        cls, task: str, rng: np.random.Generator, skins: dict[str, tuple[float, float, float]]
+    ) -> tuple[Reach, str]:
+        """A person for a task, and the name of the skin's colour, one of ``skins``."""
+        skin_name = str(rng.choice(list(skins)))
+        skin = np.clip(np.array(skins[skin_name]) * rng.uniform(0.93, 1.07) + rng.normal(0, 0.012, 3), 0, 1)
         handedness = "right" if rng.random() < 0.65 else "left"
         sleeve = tuple(rng.uniform(0.05, 0.9, 3)) if rng.random() < 0.5 else None
         hand = CapsuleHand(float(rng.uniform(0.88, 1.12)), tuple(skin), handedness, sleeve)
@@ -258,7 +278,9 @@ def _vary_look(model: mujoco.MjModel, rng: np.random.Generator) -> None:
             model.geom(name).rgba[:3] = np.clip(shade * table, 0.05, 0.95)
 
 
-def make_clip(root: Path, index: int, seed: int, contract: RobotContract) -> Path:
+def make_clip(
+    root: Path, index: int, seed: int, contract: RobotContract, rate: float = RATE, gloves: bool = False
+) -> Path:
     """Makes clip ``index`` of the collection ``seed`` in the folder ``root``; the same arguments give the same clip.
 
     Raises:
@@ -270,15 +292,15 @@ def make_clip(root: Path, index: int, seed: int, contract: RobotContract) -> Pat
     tabletop, kinematics = Tabletop(contract, variant, render=False), Kinematics(contract)
     for _ in range(ATTEMPTS):
         scene_seed, speed = int(rng.integers(EVALUATION_SEEDS)), float(rng.integers(7, 14)) / 10
-        performance = perform(tabletop, kinematics, task, scene_seed, speed, rng)
+        performance = perform(tabletop, kinematics, task, scene_seed, speed, rng, rate)
         if performance is not None:
             break
     else:
         raise DataError(f"the scripted expert failed {ATTEMPTS} times at {task} in variant {variant}")
 
-    reach, skin = Reach.draw(task, rng)
+    reach, skin = Reach.draw(task, rng, GLOVES if gloves else SKINS)
     poses = [
-        reach.at(end_effector, float(gap), i * FRAME_PERIOD)
+        reach.at(end_effector, float(gap), i * (1 / rate))
         for i, (end_effector, gap) in enumerate(zip(performance.end_effector, performance.gap, strict=True))
     ]
     keypoints = np.stack([reach.hand.keypoints(*pose) for pose in poses])
@@ -321,7 +343,7 @@ def make_clip(root: Path, index: int, seed: int, contract: RobotContract) -> Pat
         ),
     )
     frames = film(tabletop, performance, camera, reach.hand, poses)
-    return write_clip(root, clip, frames, FRAME_PERIOD)
+    return write_clip(root, clip, frames, 1 / rate)
 
 
 def _scene_points(tabletop: Tabletop, performance: Performance, intrinsics: np.ndarray, pose: np.ndarray) -> np.ndarray:
@@ -348,7 +370,15 @@ def clip_name(index: int) -> str:
     return f"clip_{index:06d}"
 
 
-def collect_human(out: Path | str, clips: int, seed: int, workers: int, contract: str = "tabletop") -> int:
+def collect_human(
+    out: Path | str,
+    clips: int,
+    seed: int,
+    workers: int,
+    contract: str = "tabletop",
+    rate: float = RATE,
+    gloves: bool = False,
+) -> int:
     """Makes human clips in parallel. Clips that are already there are kept, so an interrupted run goes on where it was.
 
     Args:
@@ -357,21 +387,23 @@ def collect_human(out: Path | str, clips: int, seed: int, workers: int, contract
         seed: of the whole collection; the clips do not depend on ``workers``.
         workers: processes.
         contract: name or path of the robot contract of the scene.
+        rate: frames per second; phones film 30.
+        gloves: hands in gloves, to see what the landmarker makes of them.
 
     Returns:
         How many clips were made now.
 
     Raises:
-        DataError: the folder holds a collection of another seed, or some clips could not be made (the others are kept).
+        DataError: the folder holds another collection, or some clips could not be made (the others are kept).
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, seed)
+    _claim(out, {"seed": seed, "rate": rate, "gloves": gloves})
     todo = [index for index in range(clips) if not (out / clip_name(index)).is_dir()]
     loaded, failures = load_contract(contract), []
     os.environ.setdefault("MUJOCO_GL", "egl")
     with process_pool(workers) as pool:
-        futures = [pool.submit(make_clip, out, index, seed, loaded) for index in todo]
+        futures = [pool.submit(make_clip, out, index, seed, loaded, rate, gloves) for index in todo]
         try:
             for future in tqdm(as_completed(futures), "human clips", clips, initial=clips - len(todo), unit="clip"):
                 try:
@@ -386,12 +418,12 @@ def collect_human(out: Path | str, clips: int, seed: int, workers: int, contract
     return len(todo)
 
 
-def _claim(out: Path, seed: int) -> None:
-    """Refuses to mix collections of different seeds in one folder."""
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    """Refuses to mix collections of different settings in one folder."""
     file = out / "collection.json"
-    if file.is_file():
-        found = json.loads(file.read_text(encoding="utf-8"))["seed"]
-        if found != seed:
-            raise DataError(f"{out} holds clips of seed {found}: use --seed {found} to go on, or another folder")
+    if not file.is_file():
+        write_json(file, settings)
         return
-    write_json(file, {"seed": seed})
+    found = {"rate": RATE, "gloves": False} | json.loads(file.read_text(encoding="utf-8"))
+    if wrong := [f"{name} {found[name]}, not {value}" for name, value in settings.items() if found[name] != value]:
+        raise DataError(f"{out} holds clips of {', '.join(wrong)}: go on as they were made, or use another folder")
