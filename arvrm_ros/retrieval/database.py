@@ -116,7 +116,8 @@ class MotionDatabase:
         try:
             table = connection.create_table(name, schema=pa.schema(_COLUMNS, metadata=metadata))
         except (OSError, ValueError, RuntimeError) as error:
-            if path is not None and free:  # what a full disk leaves behind would be in the way of the next try
+            # What a full disk leaves behind would be in the way of the next try; another builder's table stays.
+            if path is not None and free and not any(path.glob("_versions/*.manifest")):
                 shutil.rmtree(path, ignore_errors=True)
             raise DataError(f"cannot make the motion database {uri}: {_first_line(error)}") from None
         return cls(str(uri), connection, table)
