@@ -12,7 +12,6 @@ usage: python benchmarks/extraction.py [--seconds 15] [--turns 5] [--json FILE]
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 
 from arvrm_ros.data.video import read_video, write_video
+from arvrm_ros.files import write_json
 from arvrm_ros.perception.landmarker import HandLandmarker
 from arvrm_ros.perception.text_encoder import TextEncoder
 from arvrm_ros.retrieval.database import MotionDatabase
@@ -117,7 +117,7 @@ def main() -> None:
         f"ratio, median of the turns: {ratio:.2f}, by CPU time {ratio_cpu:.2f}"
     )
     if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, result)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from arvrm_ros.files import write_json
 from arvrm_ros.resources import resource
 
 HEIGHT, WIDTH, RATE, WARM_UP = 480, 640, 30, 30
@@ -136,7 +137,7 @@ def main() -> int:
     print(f"default / profile, p50: {ratio:.1f}")
     if args.json:
         result = {"height": HEIGHT, "width": WIDTH, "rate_hz": RATE, **figures, "p50_ratio": round(ratio, 2)}
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, result)
     return 0
 
 

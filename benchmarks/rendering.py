@@ -8,13 +8,13 @@ usage: python benchmarks/rendering.py [--sets 200] [--json FILE]
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import numpy as np
 
 from arvrm_ros.contract import load_contract
+from arvrm_ros.files import write_json
 from arvrm_ros.simulation.tabletop import Tabletop
 
 
@@ -48,7 +48,7 @@ def main() -> None:
         f"{result['ratio_to_real_time']:.1f} times as fast as the robot needs them"
     )
     if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, result)
 
 
 if __name__ == "__main__":

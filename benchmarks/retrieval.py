@@ -13,7 +13,6 @@ per question, as they do not fit into the memory allowed.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 import time
@@ -24,6 +23,7 @@ import psutil
 from tqdm import tqdm
 
 from arvrm_ros.data.types import HumanClip
+from arvrm_ros.files import write_json
 from arvrm_ros.retrieval.database import MotionDatabase, unit
 from arvrm_ros.retrieval.search import HISTORY, MotionSearch
 from arvrm_ros.workers import process_pool
@@ -139,7 +139,7 @@ def main() -> None:
     )
     print(f"  recall at {KEPT} against the exact formula {recall:.3f}, resident memory {rss:.0f} MB")
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        write_json(args.json, figures)
     if args.folder is None:
         shutil.rmtree(folder)
 

@@ -13,7 +13,6 @@ usage: python benchmarks/training_throughput.py [--policy arvrm_small] [--episod
 from __future__ import annotations
 
 import argparse
-import json
 import resource as usage
 import tempfile
 import time
@@ -25,6 +24,7 @@ import torch
 from arvrm_ros.contract import load_contract
 from arvrm_ros.data.episodes import decode_image, episode_files, read_episode
 from arvrm_ros.data.video import read_video
+from arvrm_ros.files import write_json
 from arvrm_ros.perception.cameras import resize
 from arvrm_ros.perception.image_encoder import ImageEncoder
 from arvrm_ros.policies.arvrm.configuration import load_config
@@ -135,7 +135,7 @@ def main() -> None:
         f"({stored / robot_only:.1f} times if only the robot's images count, decoded beforehand); {peak:.0f} MB at most"
     )
     if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, result)
 
 
 def _human_frames(count: int) -> np.ndarray:

@@ -16,12 +16,7 @@ from std_msgs.msg import Header
 
 import arvrm_ros.msg as messages
 from arvrm_ros.contract import RobotContract
-from arvrm_ros.data.messages import (
-    MessageError,
-    check_image,
-    shaped_keypoints,
-    view_pixels,
-)
+from arvrm_ros.data.messages import MessageError, check_image, shaped_keypoints, view_pixels
 from arvrm_ros.data.types import (
     HAND_KEYPOINTS,
     ROBOT_COMPONENTS,

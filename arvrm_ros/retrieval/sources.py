@@ -112,7 +112,9 @@ def find_videos(source: Path, videos: Path | None = None) -> Found:
         DataError: there is nothing there, or the annotations are malformed.
     """
     if source.is_file() and source.suffix.lower() in VIDEO_SUFFIXES:
-        return _folder(source.parent, source)
+        found, said = Found(), defaultdict[Path, list[Span]](list)
+        _add_by_name(found, said, [source])
+        return _named(found, said, source.parent)
     if source.is_file():
         return _annotated(source, videos or source.parent)
     if not source.is_dir():
@@ -166,11 +168,9 @@ def _clips(folders: Iterable[Path]) -> Found:
     return found
 
 
-def _folder(folder: Path, only: Path | None = None) -> Found:
+def _folder(folder: Path) -> Found:
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and not p.name.startswith("."))
     tables = [folder / name for name in CAPTION_FILES if (folder / name).is_file()]
-    if only is not None:
-        files, tables = [only], []
     if len(tables) > 1:
         raise DataError(f"{folder} has {' and '.join(t.name for t in tables)}: keep one of them")
     said: dict[Path, list[Span]] = defaultdict(list)
@@ -185,6 +185,12 @@ def _folder(folder: Path, only: Path | None = None) -> Found:
         else:
             start, end = _seconds(row.get("start") or 0), _seconds(row.get("end") or math.inf)
             _add_span(found, said, file, Span(start, end, caption))
+    _add_by_name(found, said, files)
+    return _named(found, said, folder)
+
+
+def _add_by_name(found: Found, said: dict[Path, list[Span]], files: Iterable[Path]) -> None:
+    """Adds the files of which nothing is said yet, by their names."""
     for file in files:
         if file not in said and (caption := caption_of(file)):
             said[file].append(Span(0.0, math.inf, caption))
@@ -192,7 +198,6 @@ def _folder(folder: Path, only: Path | None = None) -> Found:
             found.left_out.add(
                 "no caption: name the file after what the hand does, or list it in captions.csv", file.name
             )
-    return _named(found, said, folder)
 
 
 def _annotated(file: Path, folder: Path) -> Found:
