@@ -57,6 +57,13 @@ class Kinematics:
         quaternion = pin.Quaternion(pose.rotation).coeffs()
         return pose.translation.copy(), quaternion if quaternion[3] >= 0 else -quaternion
 
+    def links(self, joint_positions: np.ndarray) -> np.ndarray:
+        """(n + 2, 3) metres, base frame: where the base, each joint of the arm and the end effector are, to draw it."""
+        pin.forwardKinematics(self._model, self._data, self._to_model(np.asarray(joint_positions, dtype=float)))
+        end = pin.updateFramePlacement(self._model, self._data, self._frame).translation
+        points = [self._base.translation, *(pose.translation for pose in self._data.oMi[1:]), end]
+        return np.array([self._base_inverse.act(point) for point in points])
+
     def jacobian(self, joint_positions: np.ndarray) -> np.ndarray:
         """(6, n) velocity of the end effector per joint velocity: linear (m/s) then angular (rad/s), base frame."""
         q = self._to_model(np.asarray(joint_positions, dtype=float))
