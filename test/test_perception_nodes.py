@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+from diagnostic_msgs.msg import DiagnosticArray
 from node_process import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, Graph, wait_for
 from rendered_hand import rendered_hand
 from sensor_msgs.msg import Image
@@ -86,3 +87,25 @@ def test_a_hand_no_hand_and_silence(graph: Graph, tmp_path: Path) -> None:
     wait_for(lambda: show(image, keypoints) and len(keypoints) > count, "keypoints after a second start")
     assert node.stop() == 0
     assert "Traceback" not in node.log()
+
+
+def test_late_images_are_dropped_not_queued(graph: Graph) -> None:
+    fetch_hand_landmarker()
+    node = graph.start("hand_keypoint_node")
+    keypoints = graph.listen(HandKeypoints, "/hand_keypoints", qos.SENSOR)
+    diagnostics = graph.listen(DiagnosticArray, "/diagnostics", qos.RELIABLE)
+    assert node.transition(CONFIGURE, ACTIVATE)
+    camera = graph.publisher(Image, "/human_camera/image", qos.SENSOR)
+
+    def counted() -> dict[str, str]:
+        of_node = [s for message in diagnostics for s in message.status if s.name == "hand_keypoint_node"]
+        return {value.key: value.value for value in of_node[-1].values} if of_node else {}
+
+    small = np.zeros((48, 64, 3), np.uint8)  # quick to send: the landmarker, not DDS, shall be what is slow
+    for i in range(300):
+        camera.publish(image_to_message(small, 10 + i / 1000, "human_optical"))
+    wait_for(lambda: keypoints and keypoints[-1].header.stamp.nanosec == 299_000_000, "keypoints of the newest image")
+    wait_for(lambda: int(counted().get("dropped", 0)) > 0, "dropped images in the diagnostics")
+    assert 0 < int(counted()["images"]) < 300
+    assert int(counted()["images"]) + int(counted()["dropped"]) <= 300  # DDS may lose some of a best-effort burst
+    assert node.stop() == 0

@@ -4,17 +4,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
+from learning_data import write_episodes
 
+from arvrm_ros.cli import main
+from arvrm_ros.data.episodes import read_episode, write_episode
 from arvrm_ros.data.types import HumanClip
 from arvrm_ros.errors import DataError
+from arvrm_ros.perception.text_encoder import TextEncoder
 from arvrm_ros.retrieval.database import SCHEMA_VERSION, MotionDatabase
+from arvrm_ros.retrieval.opposites import opposite, sides
+from arvrm_ros.retrieval.rows import flat_rows
 from arvrm_ros.retrieval.search import MotionSearch, align, confidence, resample, search
+from arvrm_ros.simulation.tasks import TASKS
 
 
 def unit(values: np.ndarray) -> np.ndarray:
@@ -254,6 +263,209 @@ def test_an_indexed_search_finds_what_the_exact_one_does(tmp_path: Path) -> None
     assert {m.clip.task for m in told} == {"open_drawer"}
 
 
-def test_an_index_needs_clips(database: MotionDatabase) -> None:
-    with pytest.raises(DataError, match="has 6 clips; an index needs 256"):
+def test_an_index_needs_clips(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is empty: there is nothing to index"):
+        MotionDatabase.create(tmp_path / "empty.lance").index()
+
+
+def test_an_index_stays_right_when_clips_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arvrm_ros.retrieval.database.INDEX_FROM", 300)
+    database = MotionDatabase.create(tmp_path / "large.lance")
+    clips = clustered(340, np.random.default_rng(0))
+    database.add(clips[:299])
+    database.keep_indexed()
+    assert not database.indexed
+    database.add(clips[299:320])
+    database.keep_indexed()
+    assert database.indexed
+    version = database._index_table().version
+    database.add(clips[320:330])  # fewer than a twentieth
+    database.keep_indexed()
+    assert database._index_table().version == version
+    database._table.delete("clip_id = 'clip_7'")
+    database.compact()  # clips move
+    indexed = MotionSearch(MotionDatabase.open(database.uri))
+    assert not indexed.exact
+    for clip in (clips[3], clips[310], clips[329]):
+        assert indexed.search(clip.language, clip.visual, 1).motions[0].clip.clip_id == clip.clip_id
+    gone = indexed.search(clips[7].language, clips[7].visual, 5).motions
+    assert len(gone) == 5
+    assert "clip_7" not in {motion.clip.clip_id for motion in gone}
+    database.add(clips[330:])
+    database.keep_indexed()
+    assert database._index_table().version != version
+
+
+def test_a_damaged_index_is_told(tmp_path: Path) -> None:
+    database = MotionDatabase.create(tmp_path / "m.lance")
+    database.add(clustered(100, np.random.default_rng(0)))
+    with pytest.raises(DataError, match="has no index: make one with `arvrm db index"):
+        MotionSearch(database, exact=False)
+    database.index()
+    for file in (tmp_path / "m_index.lance" / "data").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"index of .* is damaged .*make it anew with `arvrm db index`"):
+        MotionSearch(MotionDatabase.open(database.uri))
+    database = MotionDatabase.open(database.uri)
+    assert MotionSearch(database, exact=True).search(unit(np.ones(32)), unit(np.ones((1, 48))), 2).motions
+    database.index()
+    assert MotionSearch(database).search(unit(np.ones(32)), unit(np.ones((1, 48))), 2).motions
+
+
+def test_a_search_that_streams_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = MotionDatabase.create(tmp_path / "m.lance")
+    clips = clustered(2100, np.random.default_rng(0))
+    for clip in clips:
+        clip.task = "open_drawer" if int(clip.clip_id[5:]) % 3 else "close_drawer"
+    database.add(clips)
+    kept = MotionSearch(database)
+    monkeypatch.setattr("arvrm_ros.retrieval.search.INDEX_FROM", 2000)
+    streaming = MotionSearch(database)
+    for mode, task in (("database", ""), ("oracle_task", "close_drawer"), ("wrong_task", "close_drawer")):
+        a, b = (s.search(clips[9].language, clips[50].visual, 7, mode, task) for s in (kept, streaming))
+        assert [motion.clip.clip_id for motion in a.motions] == [motion.clip.clip_id for motion in b.motions]
+        assert [motion.score for motion in a.motions] == pytest.approx([motion.score for motion in b.motions])
+        if not task:
+            assert a.confidence == pytest.approx(b.confidence)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "text", "against"),
+    [
+        ("open the drawer", "The drawer is being CLOSED", True),
+        ("open the drawer", "pull the drawer shut", True),
+        ("open the drawer", "opening a drawer", False),
+        ("close the drawer that is open", "open the drawer", False),  # either word: nobody knows
+        ("turn off the lamp", "switch the light on", True),
+        ("push the block to the left", "slide it rightwards", True),
+        ("lift the block", "put down the block", False),
+        ("go up", "put it down", True),
+        ("put the block in the drawer", "take the block out", True),
+        ("press the button", "open the drawer", False),
+        ("done", "off", False),  # "on" is part of a word
+    ],
+)
+def test_captions_that_say_the_opposite(instruction: str, text: str, against: bool) -> None:
+    assert bool(sides([text])[0] & opposite(instruction)) is against
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_opposites_come_last(tmp_path: Path, indexed: bool) -> None:
+    database = MotionDatabase.create(tmp_path / "m.lance")
+    clips = clustered(200, np.random.default_rng(0))
+    for i, clip in enumerate(clips):
+        clip.caption = "open the drawer" if i < 4 else "press the button" if i < 10 else "close the drawer"
+    database.add(clips)
+    if indexed:
         database.index()
+    query = clips[20]  # a clip that closes the drawer: by its features the best
+    search, paper = MotionSearch(database), MotionSearch(database, opposites=False)
+    assert search.exact is not indexed
+    found = search.search(query.language, query.visual, 12, instruction="open the drawer").motions
+    assert {motion.clip.caption for motion in found[:10]} == {"open the drawer", "press the button"}
+    assert found[10].clip.clip_id == query.clip_id  # last, not left out
+    scores = [motion.score for motion in found]
+    assert scores[:10] == sorted(scores[:10], reverse=True)
+    for other, text in ((search, "move the drawer"), (search, ""), (paper, "open the drawer")):
+        assert other.search(query.language, query.visual, 1, instruction=text).motions[0].clip.clip_id == query.clip_id
+
+
+def older_database(folder: Path, version: int) -> str:
+    """As versions 1 to 3 of the schema stored clips."""
+    since = {1: ("start", "handedness", "world", "quality", "extraction"), 2: ("extraction",), 3: ()}[version]
+    clips = [make_clip(i) for i in range(3)]
+    for clip in clips:
+        clip.start, clip.handedness, clip.quality, clip.extraction = 1.5, "left", 0.25, '{"smoothing": 7}'
+        clip.world = clip.keypoints.copy()
+    table = flat_rows(clips).drop_columns(list(since))
+    table = table.append_column("thumbnail", pa.array([b"jpeg", b"", b""], pa.binary()))
+    if version > 1:
+        table = table.append_column("coarse", pa.array([[0.0] * 24] * 3, pa.list_(pa.float32(), 24)))
+    metadata = {"arvrm_schema_version": str(version), "arvrm_features": '{"image_encoder": "abc"}'}
+    lancedb.connect(folder).create_table("old", table.replace_schema_metadata(metadata))
+    return str(folder / "old.lance")
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_databases_of_older_versions_are_read_and_upgraded(
+    tmp_path: Path, version: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri, new = older_database(tmp_path, version), str(tmp_path / "new.lance")
+    database = MotionDatabase.open(uri)
+    assert database.older
+    for change in (lambda: database.add([make_clip(9)]), database.index, lambda: database.building().__enter__()):
+        with pytest.raises(DataError, match=r"older version .*arvrm db upgrade --db .*old.lance"):
+            change()
+    assert main(["db", "upgrade", "--db", uri, "--out", new]) == 0
+    assert main(["db", "upgrade", "--db", uri, "--out", new]) == 1
+    assert "already exists" in capsys.readouterr().err
+    upgraded = MotionDatabase.open(new)
+    assert not upgraded.older
+    assert upgraded.features == {"image_encoder": "abc"}
+    query = make_clip(1)
+    for opened in (database, upgraded):
+        assert opened.verify() == ["clip_0: its thumbnail is not a picture"]
+        overview = opened.overview()
+        assert overview["frames"].to_pylist() == [12] * 3
+        assert overview["found"].to_pylist() == [int(make_clip(i).visible.sum()) for i in range(3)]
+        assert overview["seconds"].to_pylist() == pytest.approx([1.2] * 3)
+        assert overview["extraction"].to_pylist() == ['{"smoothing": 7}' if version == 3 else ""] * 3
+        (clip,) = opened.take(overview["_rowid"].to_pylist()[1:2])
+        assert (clip.clip_id, clip.caption, clip.video) == (query.clip_id, query.caption, query.video)
+        assert (clip.start, clip.handedness, clip.quality) == ((0.0, "", 1.0) if version == 1 else (1.5, "left", 0.25))
+        np.testing.assert_allclose(clip.keypoints, query.keypoints, atol=5e-4)
+        np.testing.assert_allclose(clip.world, query.keypoints[: 0 if version == 1 else None], atol=1e-6)
+        assert search(opened, query.language, query.visual, 1)[0].clip.clip_id == query.clip_id
+        assert opened.thumbnails(["clip_0"]) == {"clip_0": b"jpeg"}
+    upgraded.add([make_clip(9)])
+    assert len(MotionDatabase.open(new)) == 4
+
+
+def test_a_damaged_clip_is_named(database: MotionDatabase) -> None:
+    rows = database._table.search().limit(1).to_arrow()
+    packed = rows["clip"][0].as_py()
+    for i, damaged in enumerate((b"", packed[:50], packed[:-4], packed.replace(b"frame_period", b"frame_perioX"))):
+        row = rows.set_column(0, rows.schema.field("clip_id"), pa.array([f"damaged_{i}"]))
+        at = row.schema.get_field_index("clip")
+        database._table.add(row.set_column(at, row.schema.field("clip"), pa.array([damaged], pa.binary())))
+    problems = database.verify()
+    assert [line.split(":")[0] for line in problems if line.startswith("damaged")] == [f"damaged_{i}" for i in range(4)]
+    with pytest.raises(DataError, match="damaged in the motion database"):
+        database.clips()
+
+
+def test_precision_counts_clips_of_the_right_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in write_episodes(tmp_path / "robot", 3).iterdir():
+        write_episode(path, dataclasses.replace(read_episode(path), task="open_drawer"))
+    texts, database = TextEncoder(), MotionDatabase.create(tmp_path / "m.lance")
+    rng, clips = np.random.default_rng(0), []
+    for task in ("open_drawer", "close_drawer"):
+        for i, text in enumerate(TASKS[task].instructions):
+            clip = make_clip(i)
+            clip.clip_id, clip.caption, clip.task = f"{task}_{i}", text, task
+            clip.language, clip.visual = texts.encode([text])[0], unit(rng.normal(size=(3, 640)))
+            clips.append(clip)
+    database.add(clips)
+    figures = {}
+    for options in ("--opposites", "--no-opposites"):
+        asked = ["db", "precision", str(tmp_path / "robot"), "--db", database.uri, "--limit", "2", options]
+        assert main([*asked, "--json", str(tmp_path / "p.json")]) == 0
+        figures[options] = json.loads((tmp_path / "p.json").read_text())
+    with_words, without = figures["--opposites"]["seen"], figures["--no-opposites"]["seen"]
+    assert (with_words["queries"], with_words["wordings"]) == (8, 4)  # two views, every wording of the one task
+    assert figures["--opposites"]["held_out"]["queries"] == 4
+    assert with_words["precision"] > without["precision"]
+    assert list(with_words["wrong"]) == ["slide the drawer out"]  # "in" is its opposite, not "close"
+    assert len(without["wrong"]) > 1
+    for row in (with_words, without):
+        assert row["opposite"] == pytest.approx(1 - row["precision"])
+        assert row["interval"][0] <= row["precision"] <= row["interval"][1]
+    assert sum(sum(tasks.values()) for tasks in without["wrong"].values()) == round(32 * without["opposite"])
+    assert "of close_drawer" in capsys.readouterr().out
+    clip.task = clip.clip_id = ""
+    nameless = MotionDatabase.create(tmp_path / "n.lance")
+    nameless.add([dataclasses.replace(clip, clip_id="a")])
+    assert main(["db", "precision", str(tmp_path / "robot"), "--db", nameless.uri]) == 1
+    assert "no clips of known tasks" in capsys.readouterr().err
+    assert main(["db", "precision", str(tmp_path), "--db", database.uri]) == 1
+    assert "there are no episodes" in capsys.readouterr().err

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from arvrm_ros.errors import DataError
-from arvrm_ros.files import write_text
+from arvrm_ros.files import write_json, write_text
 from arvrm_ros.resources import resource
-from arvrm_ros.retrieval.building import ADDED, ENGINES, KNOWN, LOCAL, build, encoder_fingerprints
+from arvrm_ros.retrieval.building import ADDED, ENGINES, KNOWN, LOCAL, build, check_encoders, encoder_fingerprints
 from arvrm_ros.retrieval.database import INDEX_FROM, MotionDatabase
 from arvrm_ros.retrieval.extraction import ExtractionOptions
 from arvrm_ros.retrieval.page import database_page, search_page
@@ -26,7 +26,7 @@ from arvrm_ros.retrieval.search import LANGUAGE_WEIGHT, MODES, MotionSearch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares ``arvrm db build``, ``record``, ``show``, ``search``, ``stats``, ``verify``, ``export``, ``index``."""
+    """Declares the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     options = ExtractionOptions()
     style = argparse.ArgumentDefaultsHelpFormatter
@@ -113,12 +113,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     finding.add_argument("-k", type=int, default=4, help="clips wanted")
     finding.add_argument("--mode", choices=MODES[:2], default=MODES[0], help="how clips are chosen")
-    finding.add_argument(
-        "--language-weight",
-        type=float,
-        default=LANGUAGE_WEIGHT,
-        help="factor of the text in the score; 1 is the paper's",
-    )
+    _ranking_arguments(finding)
+    finding.add_argument("--exact", action="store_true", help="score every clip, also where there is an index")
     finding.add_argument("--html", type=Path, help="also write what was found as a page, with pictures and scores")
     showing = actions.add_parser(
         "show", help="a page to look at: pictures, hands, captions, quality", formatter_class=style
@@ -142,15 +138,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         formatter_class=style,
     )
     indexing.add_argument("--db", required=True, help="the database")
+    upgrading = actions.add_parser(
+        "upgrade", help="copy a database that an older version made, so that clips can be added", formatter_class=style
+    )
+    upgrading.add_argument("--db", default=str(shipped), help="the database")
+    upgrading.add_argument("--out", required=True, help="the copy: a path or URI ending in .lance")
+    judging = actions.add_parser(
+        "precision",
+        help="how often a search finds clips of the right task, in the scenes of simulated robot episodes",
+        formatter_class=style,
+    )
+    judging.add_argument("episodes", type=Path, help="folder made by `arvrm collect robot`")
+    judging.add_argument("--db", default=str(shipped), help="the database, of clips by `arvrm collect human`")
+    judging.add_argument(
+        "--image-encoder", type=Path, help="weights of the image encoder; the shipped ones if not given"
+    )
+    judging.add_argument("--limit", type=int, help="only so many episodes, spread over the folder")
+    judging.add_argument("-k", type=int, default=4, help="clips per query")
+    _ranking_arguments(judging)
+    judging.add_argument("--json", type=Path, help="also write all figures to this file")
     stats = actions.add_parser("stats", help="what is in a database", formatter_class=style)
     stats.add_argument("--db", default=str(shipped), help="the database")
+
+
+def _ranking_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--language-weight",
+        type=float,
+        default=LANGUAGE_WEIGHT,
+        help="factor of the text in the score; 1 is the paper's",
+    )
+    parser.add_argument(
+        "--opposites",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="clips whose captions say the opposite (open/close, on/off, left/right) come after all others",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the chosen action; returns the exit status."""
     actions = {
         "build": _build, "search": _search, "stats": _stats, "show": _show, "verify": _verify, "export": _export,
-        "index": _index, "record": _record,
+        "index": _index, "upgrade": _upgrade, "record": _record, "precision": _precision,
     }  # fmt: skip
     return actions[args.action](args)
 
@@ -215,7 +245,12 @@ def _search(args: argparse.Namespace) -> int:
     from arvrm_ros.perception.text_encoder import TextEncoder
 
     database = MotionDatabase.open(args.db)
-    searcher = MotionSearch(database, language_weight=args.language_weight)
+    searcher = MotionSearch(
+        database,
+        language_weight=args.language_weight,
+        exact=True if args.exact else None,
+        opposites=args.opposites,
+    )
     if not len(searcher):
         print(f"{args.db} is empty")
         return 1
@@ -227,7 +262,7 @@ def _search(args: argparse.Namespace) -> int:
             raise DataError(f"{args.image} is not an image")
         encoder = ImageEncoder.load(args.image_encoder)
         visual = encoder.visual_feature(encoder.encode(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)[None]))
-    result = searcher.search(language, visual, args.k, args.mode)
+    result = searcher.search(language, visual, args.k, args.mode, instruction=args.text)
     print(f"confidence {result.confidence:.2f}")
     print(" score   text  image  clip")
     for motion in result.motions:
@@ -275,21 +310,51 @@ def _index(args: argparse.Namespace) -> int:
     return 0
 
 
+def _upgrade(args: argparse.Namespace) -> int:
+    count = len(MotionDatabase.open(args.db).upgrade(args.out))
+    print(f"{count} clips in {args.out}")
+    return 0
+
+
+def _precision(args: argparse.Namespace) -> int:
+    from arvrm_ros.evaluation.retrieval_report import first_views, precision
+    from arvrm_ros.perception.image_encoder import ImageEncoder
+
+    database = MotionDatabase.open(args.db)
+    check_encoders(database, encoder_fingerprints(args.image_encoder))
+    if not database.tasks():
+        raise DataError(f"{args.db} has no clips of known tasks: build it from clips by `arvrm collect human`")
+    search = MotionSearch(database, language_weight=args.language_weight, opposites=args.opposites)
+    figures = precision(search, first_views(args.episodes, args.limit, ImageEncoder.load(args.image_encoder)), args.k)
+    for name, row in figures.items():
+        low, high = row["interval"]
+        print(
+            f"{name.replace('_', '-'):9} precision {row['precision']:.3f} ({low:.3f} to {high:.3f}), opposite "
+            f"task {row['opposite']:.3f}; {row['queries']} queries, {row['wordings']} wordings"
+        )
+        for text, tasks in list(row["wrong"].items())[:5]:
+            print(f"    {text!r}: " + ", ".join(f"{count} of {task}" for task, count in tasks.items()))
+    if args.json:
+        write_json(args.json, figures)
+    return 0
+
+
 def _stats(args: argparse.Namespace) -> int:
     database = MotionDatabase.open(args.db)
-    clips = database.clips()
-    print(f"{args.db}: {len(clips)} clips")
+    clips = database.overview()
+    print(f"{args.db}: {len(clips)} clips, {'indexed' if database.indexed else 'no index'}")
     for name, value in database.features.items():
         print(f"  {name.replace('_', ' ')}: {value}")
-    if not clips:
+    if not len(clips):
         return 0
-    seconds = sum(len(clip.keypoints) * clip.frame_period for clip in clips)
-    visible = np.concatenate([clip.visible for clip in clips])
-    print(f"  {seconds:.0f} s of motion, hand found in {visible.mean():.1%} of {len(visible)} frames")
-    for made, count in Counter(clip.extraction for clip in clips).most_common():
+    frames, found = (clips[name].to_numpy().sum() for name in ("frames", "found"))
+    print(
+        f"  {clips['seconds'].to_numpy().sum():.0f} s of motion, hand found in {found / frames:.1%} of {frames} frames"
+    )
+    for made, count in Counter(clips["extraction"].to_pylist()).most_common():
         settings = ", ".join(f"{name} {value}" for name, value in json.loads(made or "{}").items())
         print(f"  {count} tracks extracted with {settings or 'an earlier version'}")
-    print(f"  {len({clip.caption for clip in clips})} captions; clips per task:")
-    for task, count in sorted(Counter(clip.task or "unknown" for clip in clips).items()):
-        print(f"  {count:6d}  {task}")
+    print(f"  {len(clips['caption'].unique())} captions; clips per task:")
+    for task, count in sorted(Counter(clips["task"].to_pylist()).items()):
+        print(f"  {count:6d}  {task or 'unknown'}")
     return 0

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import struct
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -39,13 +40,14 @@ def bag_seconds(path: Path) -> float:
 
 
 def read_bag(
-    path: Path, start: float = 0.0, end: float = float("inf")
+    path: Path, start: float = 0.0, end: float = float("inf"), hands: bool = True
 ) -> Generator[tuple[float, np.ndarray, list[HandDetection] | None]]:
     """The images of a bag with the hands that were found in them, in the order of their stamps' recording.
 
     Args:
         path: of the MCAP file.
         start, end: seconds from the first image.
+        hands: look for the images' hands too; those of the whole part are kept in memory, a kilobyte or two each.
 
     Yields:
         Seconds from the first image, by the headers' stamps; the (H, W, 3) uint8 RGB image; and its hands by the bag's
@@ -54,26 +56,26 @@ def read_bag(
     Raises:
         DataError: it is no MCAP file, holds no images, or several cameras' without hands to choose one by.
     """
-    hands: dict[tuple[str, int], list[HandDetection]] = {}
+    found: dict[tuple[str, int], list[HandDetection]] = {}
     try:
-        for topic in _topics(path, (HANDS,)):
+        topics = _topics(path, (HANDS,))
+        images = _image_topic(path, {message.header.frame_id for topic in topics for message in _first(path, topic)})
+        (first,) = map(_stamp, _first(path, images))
+        for topic in topics if hands else ():
             for message in _messages(path, topic):
-                hands[message.header.frame_id, _stamp(message)] = message_to_detections(message)
-        first: int | None = None
-        for message in _messages(path, _image_topic(path, {frame for frame, _ in hands})):
-            stamp = _stamp(message)
-            first = stamp if first is None else first
-            time = (stamp - first) / 1e9
+                if start <= (_stamp(message) - first) / 1e9 < end:
+                    found[message.header.frame_id, _stamp(message)] = message_to_detections(message)
+        for message in _messages(path, images):
+            time = (_stamp(message) - first) / 1e9
             if start <= time < end:
-                yield time, _image(message), hands.get((message.header.frame_id, stamp))
+                yield time, _image(message), found.get((message.header.frame_id, _stamp(message)))
     except MessageError as error:
         raise DataError(f"the bag {path} cannot be used: {error}") from None
 
 
 def _image_topic(path: Path, frames: set[str]) -> str:
     """The topic of the images: the only one, or the one whose frame the hands are of."""
-    first = {topic: next(_messages(path, topic), None) for topic in _topics(path, IMAGES)}
-    frame_of = {topic: message.header.frame_id for topic, message in first.items() if message is not None}
+    frame_of = {topic: message.header.frame_id for topic in _topics(path, IMAGES) for message in _first(path, topic)}
     if not frame_of:
         raise DataError(f"the bag {path} holds no images")
     matching = [topic for topic, frame in frame_of.items() if frame in frames] or list(frame_of)
@@ -98,6 +100,11 @@ def _messages(path: Path, topic: str) -> Iterator[Any]:
     with _reader(path) as reader:
         for _, _, _, message in reader.iter_decoded_messages(topics=[topic]):
             yield message
+
+
+def _first(path: Path, topic: str) -> list[Any]:
+    """The first message of a topic, if there is one."""
+    return list(itertools.islice(_messages(path, topic), 1))
 
 
 @contextlib.contextmanager

@@ -95,7 +95,7 @@ class Retriever:
 
     def __init__(self, database: MotionDatabase, mode: str = "database", image_encoder: Path | None = None) -> None:
         check_encoders(database, encoder_fingerprints(image_encoder))
-        self._search = MotionSearch(database)
+        self._search = MotionSearch(database, opposites=False)  # as in training
         self._images, self._texts, self._mode = ImageEncoder.load(image_encoder), TextEncoder(), mode
 
     def __call__(self, instruction: str, image: np.ndarray, count: int, task: str = "") -> list[RetrievedMotion]:

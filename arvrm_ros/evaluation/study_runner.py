@@ -172,9 +172,10 @@ def prepare(study: Study, out: Path, workers: int) -> None:
         check_encoders(database, features)
     else:
         database = MotionDatabase.create(database_path, features)
-    # As the published study's clips were made, that a database of then is gone on with unchanged.
-    options = ExtractionOptions(visual_frames=10, smoothing=0, trim=False, image_encoder=encoder)
-    build(database, human, options, workers)
+    if not database.older:  # an older one cannot be a build that was interrupted just now
+        # As the published study's clips were made.
+        options = ExtractionOptions(visual_frames=10, smoothing=0, trim=False, image_encoder=encoder)
+        build(database, human, options, workers)
     for name in {arm.config.image_encoder for arm in study.arms.values()}:
         encode_episodes(robot, name, encoder, workers)
     write_json(done, settings)

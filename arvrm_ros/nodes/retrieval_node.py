@@ -43,6 +43,9 @@ class RetrievalParameters(Parameters):
     language_weight: float = parameter(
         LANGUAGE_WEIGHT, "factor of the language term of the score", low=0.0, high=1000.0
     )
+    opposites: bool = parameter(
+        True, "clips whose captions say the opposite of the instruction (open/close, left/right) come after all others"
+    )
     refresh: float = parameter(
         0.0, "search again this long after the last search, with the images since; 0: once per instruction",
         unit="s", low=0.0, high=60.0,
@@ -75,7 +78,7 @@ class RetrievalNode(ManagedNode):
             weights = Path(params.image_encoder) if params.image_encoder else None
             self._text_encoder, self._image_encoder = TextEncoder(), ImageEncoder.load(weights)
             check_encoders(database, encoder_fingerprints(weights))
-            self._search = MotionSearch(database, language_weight=params.language_weight)
+            self._search = MotionSearch(database, language_weight=params.language_weight, opposites=params.opposites)
             if len(self._search):
                 self.get_logger().info(f"{len(self._search)} clips in {database.uri}")
             else:
@@ -189,7 +192,7 @@ class RetrievalNode(ManagedNode):
             images = np.stack([image for _, image in history])
             visual = self._image_encoder.visual_feature(self._image_encoder.encode(images))
             language = self._text_encoder.encode([instruction])[0]
-            result = self._search.search(language, visual, params.k, params.mode)
+            result = self._search.search(language, visual, params.k, params.mode, instruction=instruction)
         self._seconds = time.perf_counter() - started
         with self._wake:
             if instruction != self._instruction:

@@ -107,7 +107,7 @@ class VideoSource(CameraSource):
 
     def _open(self) -> Generator[tuple[Any, ...]]:
         """Time and image of each frame, first."""
-        return read_bag(self._path) if self._path.suffix == BAG_SUFFIX else read_frames(self._path)
+        return read_bag(self._path, hands=False) if self._path.suffix == BAG_SUFFIX else read_frames(self._path)
 
 
 class DeviceSource(CameraSource):

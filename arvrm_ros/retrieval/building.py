@@ -21,7 +21,7 @@ from tqdm import tqdm
 from arvrm_ros.errors import DataError
 from arvrm_ros.perception.models import require_hand_landmarker
 from arvrm_ros.resources import resource
-from arvrm_ros.retrieval.database import INDEX_FROM, MotionDatabase
+from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.retrieval.extraction import Extracted, ExtractionOptions, Rejected, extract, portions, start_worker
 from arvrm_ros.retrieval.sources import Tally, Video, find_videos
 from arvrm_ros.workers import process_pool
@@ -116,8 +116,7 @@ def build(
                 flush()
         flush()
         database.compact()
-        if len(database) >= INDEX_FROM:
-            database.index()
+        database.keep_indexed()
     return tally
 
 

@@ -6,14 +6,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import json
 import re
 import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from textwrap import shorten
@@ -22,44 +20,39 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm import tqdm
 
-from arvrm_ros.data.types import HAND_KEYPOINTS, HumanClip
+from arvrm_ros.data.types import HumanClip
 from arvrm_ros.errors import DataError
 from arvrm_ros.files import replace_atomically
+from arvrm_ros.retrieval.index import CENTRES, SAMPLE, CoarseIndex, Codebooks, coarse_vector
+from arvrm_ros.retrieval.opposites import sides
+from arvrm_ros.retrieval.rows import (
+    COLUMNS,
+    FLAT_COLUMNS,
+    PACKED,
+    check_clip,
+    clip_columns,
+    clips_of,
+    flat_rows,
+    packed_rows,
+)
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _VERSION_KEY, _FEATURES_KEY = b"arvrm_schema_version", b"arvrm_features"
 
-# Lists are flat; `frames` and the number of keypoints give the shapes back. Keypoints in float16 are exact to
-# 0.0005 of the image, a quarter of a pixel at 640 pixels and below the landmarker's own error.
-_COLUMNS = [
-    pa.field("clip_id", pa.string(), nullable=False),
-    pa.field("caption", pa.string(), nullable=False),
-    pa.field("task", pa.string(), nullable=False),
-    pa.field("video", pa.string(), nullable=False),
-    pa.field("frame_period", pa.float64(), nullable=False),
-    pa.field("frames", pa.int32(), nullable=False),
-    pa.field("keypoints", pa.list_(pa.float16()), nullable=False),
-    pa.field("visible", pa.list_(pa.bool_()), nullable=False),
-    pa.field("language", pa.list_(pa.float32()), nullable=False),
-    pa.field("visual", pa.list_(pa.float16()), nullable=False),
-    pa.field("visual_frames", pa.int32(), nullable=False),
-    pa.field("thumbnail", pa.binary(), nullable=False),
-    # Since version 2:
-    pa.field("start", pa.float64(), nullable=False),
-    pa.field("handedness", pa.string(), nullable=False),
-    pa.field("world", pa.list_(pa.float32()), nullable=False),
-    pa.field("quality", pa.float32(), nullable=False),
-    # Since version 3; may be missing from a database that an older one began:
-    pa.field("extraction", pa.string()),
-]
-
 COARSE = "coarse"
-"""Column with [z_l ; mean of z_o]: the inner product with a query's is nearly the score, and can be indexed. It comes
-with the first clips, when the features' sizes are known."""
+"""Column with [z_l ; mean of z_o], of which the index is made. It comes with the first clips, when the features' sizes
+are known."""
 
 INDEX_FROM = 20_000
 """Clips from which on an index pays; fewer are scored one by one in less than ten milliseconds."""
+
+NEW_SHARE = 0.05
+"""Of the clips that may come after the index before it is made anew. Searches find them, but take longer to start."""
+
+_AT_ONCE = 4096  # rows read
 
 _SOURCE_COLUMNS = [
     pa.field("name", pa.string(), nullable=False),
@@ -68,20 +61,12 @@ _SOURCE_COLUMNS = [
 ]
 
 
-@dataclass
-class Candidates:
-    """Rows of a database, and their features: (d_l,) and (t, d_o) each."""
-
-    rows: list[int]
-    language: list[np.ndarray]
-    visual: list[np.ndarray]
-
-
 class MotionDatabase:
     """Human clips in a LanceDB table; the path or URI ends in ``NAME.lance``. Every :meth:`add` is one transaction.
 
     ``NAME_sources.lance`` beside it remembers which videos were looked through, so that a build can go on where it was;
-    without it all that is lost is time.
+    without it all that is lost is time. ``NAME_index.lance`` makes searches in very many clips fast. It knows them by
+    their ids, so it stays right when clips come, go or move.
 
     Attributes:
         uri: where it is.
@@ -114,7 +99,7 @@ class MotionDatabase:
         connection, name = _connect(uri)
         metadata = {_VERSION_KEY: str(SCHEMA_VERSION).encode(), _FEATURES_KEY: json.dumps(features or {}).encode()}
         try:
-            table = connection.create_table(name, schema=pa.schema(_COLUMNS, metadata=metadata))
+            table = connection.create_table(name, schema=COLUMNS.with_metadata(metadata))
         except (OSError, ValueError, RuntimeError) as error:
             # What a full disk leaves behind would be in the way of the next try; another builder's table stays.
             if path is not None and free and not any(path.glob("_versions/*.manifest")):
@@ -174,6 +159,7 @@ class MotionDatabase:
         """
         if not clips:
             return
+        self._check_version()
         known = set(self.ids())
         first = self.first() or clips[0]
         for clip in clips:
@@ -184,39 +170,24 @@ class MotionDatabase:
                 raise DataError(f"clip {clip.clip_id} has features of another size than the rest of {self.uri}")
             known.add(clip.clip_id)
         coarse = np.stack([coarse_vector(clip.language, clip.visual) for clip in clips])
-        there = self._table.schema.names
-        if COARSE not in there and len(self):
-            raise DataError(f"{self.uri} was made by an older version, which stored less: build it again")
-        later = [pa.field(COARSE, pa.list_(pa.float32(), coarse.shape[1])), _COLUMNS[-1]]
-        rows = [
-            {
-                "clip_id": clip.clip_id,
-                "caption": clip.caption,
-                "task": clip.task,
-                "video": clip.video,
-                "frame_period": clip.frame_period,
-                "frames": len(clip.keypoints),
-                "keypoints": np.asarray(clip.keypoints, np.float16).ravel(),
-                "visible": np.asarray(clip.visible, bool),
-                "language": np.asarray(clip.language, np.float32),
-                "visual": np.asarray(clip.visual, np.float16).ravel(),
-                "visual_frames": len(clip.visual),
-                "thumbnail": thumbnail,
-                "start": clip.start,
-                "handedness": clip.handedness,
-                "world": np.asarray(clip.world, np.float32).ravel(),
-                "quality": clip.quality,
-                "extraction": clip.extraction,
-            }
-            for clip, thumbnail in zip(clips, thumbnails or [b""] * len(clips), strict=True)
-        ]
-        table = pa.Table.from_pylist(rows, schema=pa.schema(_COLUMNS))
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(coarse.ravel()), coarse.shape[1])
+        rows = packed_rows(clips, thumbnails or [b""] * len(clips))
         with self._writing():
-            if missing := [field for field in later if field.name not in there]:
-                self._table.add_columns(pa.schema(missing))
-            self._table.add(table.append_column(COARSE, vectors))
+            if COARSE not in self._table.schema.names:
+                self._table.add_columns(pa.field(COARSE, pa.list_(pa.float32(), coarse.shape[1])))
+            self._table.add(rows.append_column(COARSE, _fixed_lists(coarse)))
         self._clips, self._ids = None, known
+
+    @property
+    def older(self) -> bool:
+        """Whether an older version made it: it is read, but cannot grow."""
+        return PACKED not in self._table.schema.names
+
+    def _check_version(self) -> None:
+        if self.older:
+            raise DataError(
+                f"{self.uri} was made by an older version and can only be read: make a copy that can grow with "
+                f"`arvrm db upgrade --db {self.uri} --out NEW.lance`"
+            )
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -265,8 +236,9 @@ class MotionDatabase:
         """Keeps a second builder out, on this machine; on object storage :meth:`add` notices one, nearly always.
 
         Raises:
-            DataError: another process builds this database, or its place cannot be written.
+            DataError: another process builds this database, its place cannot be written, or it is :attr:`older`.
         """
+        self._check_version()
         path = _path(self.uri)
         if path is None:
             # Nothing there can be locked for as long as a process lives. What another has written is seen before each
@@ -293,65 +265,121 @@ class MotionDatabase:
 
     def compact(self) -> None:
         """Merges the files that many :meth:`add` left behind and drops old versions."""
-        with self._writing(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "optimize")  # that readers of old versions fail is wanted here
-            self._table.optimize(cleanup_older_than=timedelta(0))
+        with self._writing():
+            _optimize(self._table)
 
     def index(self) -> None:
-        """Builds the index for :meth:`nearest`, or anew. Minutes for hundreds of thousands of clips.
+        """Makes the index that :meth:`coarse_index` reads, or makes it anew, in some minutes for 800,000 clips.
 
         Raises:
-            DataError: there are fewer clips than an index can be trained on, or the place cannot be written.
+            DataError: there are no clips, the database is :attr:`older`, or its place cannot be written.
         """
-        from lancedb.index import IvfPq  # late, as in _connect
-
-        if len(self) < 256:
-            raise DataError(
-                f"{self.uri} has {len(self)} clips; an index needs 256 at least, and pays from {INDEX_FROM}"
-            )
-        width = self._table.schema.field(COARSE).type.list_size
-        # Eight dimensions to a byte; partitions of some thousand clips, so that a query reads a few of them.
-        parts = next(n for n in (width // 8, *range(width // 8, 0, -1)) if width % n == 0)
-        partitions = max(1, round(len(self) ** 0.5 / 2))
+        self._check_version()
+        first, rng = self.first(), np.random.default_rng(0)
+        if first is None:
+            raise DataError(f"{self.uri} is empty: there is nothing to index")
+        drawn = np.sort(rng.choice(len(self), min(len(self), SAMPLE * CENTRES), replace=False))
+        sample = [
+            _fixed_rows(self._table.take_offsets(drawn[i : i + _AT_ONCE].tolist()).select([COARSE]).to_arrow()[COARSE])
+            for i in range(0, len(drawn), _AT_ONCE)
+        ]
+        books = Codebooks.train(np.concatenate(sample), len(first.language), rng)
+        del sample
+        ids, encoded = [], []
+        # What Lance writes cannot come from a generator that reads with Lance: they would wait for each other.
+        with tqdm(desc="indexing", total=len(self), unit="clip", disable=None) as bar:
+            for batch in self._table.search().select(["clip_id", COARSE]).limit(None).to_batches(_AT_ONCE):
+                ids.append(batch["clip_id"])
+                encoded.append(books.encode(_fixed_rows(batch[COARSE])))
+                bar.update(len(batch))
+        lists = [pa.chunked_array(map(_fixed_lists, arrays)) for arrays in zip(*encoded, strict=True)]
+        # The codebooks are in the first row: a table's metadata would come again with every batch that is read.
+        first_row = pa.array([books.to_bytes(), *[None] * (sum(map(len, ids)) - 1)], pa.large_binary())
+        table = pa.table([pa.chunked_array(ids), *lists, first_row], ["clip_id", "parts", "codes", "codebooks"])
+        mode = "create" if self._index_table() is None else "overwrite"
         try:
-            self._table.create_index(
-                COARSE, config=IvfPq(distance_type="dot", num_partitions=partitions, num_sub_vectors=parts)
-            )
+            _optimize(self._connection.create_table(self._index_name, table, mode=mode))
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(f"cannot index {self.uri}: {_first_line(error)}") from None
 
+    def keep_indexed(self) -> None:
+        """Makes the index where the database is large and has none, or where many clips came after it."""
+        table = self._index_table()
+        if len(self) >= INDEX_FROM and (table is None or len(self) - len(table) > NEW_SHARE * len(self)):
+            self.index()
+
     @property
     def indexed(self) -> bool:
-        """Whether there is an index; clips that were added later are found too, more slowly, until it is made anew."""
-        return any(COARSE in index.columns for index in self._table.list_indices())
+        """Whether there is an index."""
+        return self._index_table() is not None
 
-    def nearest(self, vector: np.ndarray, count: int, probes: int) -> Candidates:
-        """The clips whose coarse vectors have the largest inner products with a vector, nearly.
+    def coarse_index(self, opposites: bool = False) -> tuple[CoarseIndex, np.ndarray]:
+        """Reads the index into memory, with the clips that came after it and without those that went.
 
         Args:
-            vector: (d_l + d_o,) as of :func:`coarse_vector`, each part with its weight.
-            count: clips wanted.
-            probes: partitions of the index that are looked through.
-        """
-        query = self._table.search(vector.astype(np.float32), vector_column_name=COARSE).distance_type("dot")
-        columns = ["_rowid", "_distance", "language", "visual", "visual_frames"]
-        rows = _rows(query.nprobes(probes).select(columns).limit(count).to_arrow())
-        return Candidates(
-            [row["_rowid"] for row in rows],
-            [row["language"] for row in rows],
-            [row["visual"].reshape(row["visual_frames"], -1) for row in rows],
-        )
+            opposites: also look at the captions, so that the index can put some last.
 
-    def take(self, rows: list[int]) -> list[HumanClip]:
-        """The clips of some :class:`Candidates`, by their rows, in that order."""
-        columns = [*self._clip_columns, "_rowid"]
-        found = {row["_rowid"]: row for row in _rows(self._table.take_row_ids(rows).select(columns).to_arrow())}
-        return [_clip(found[row]) for row in rows]
+        Returns:
+            It, and (N,) the rows of its clips, for :meth:`take`.
+
+        Raises:
+            DataError: there is none, or it is damaged.
+        """
+        table = self._index_table()
+        if table is None:
+            raise DataError(f"{self.uri} has no index: make one with `arvrm db index --db {self.uri}`")
+        columns = ["clip_id", "caption"] if opposites else ["clip_id"]
+        clips = self._table.search().select(columns).with_row_id(True).limit(None).to_arrow()
+        rows = clips["_rowid"].to_numpy()
+        try:
+            books = Codebooks.from_bytes(
+                table.search().select(["codebooks"]).limit(1).to_arrow()["codebooks"][0].as_py()
+            )
+            known = table.search().select(["clip_id"]).limit(None).to_arrow()["clip_id"]
+            place = pc.fill_null(pc.index_in(known, clips["clip_id"]), -1).to_numpy()  # where each is among the clips
+            parts, codes = np.empty((2, len(rows)), np.uint16), np.empty((len(rows), len(books.step)), np.int8)
+            new = np.ones(len(rows), bool)
+            done = 0
+            for batch in table.search().select(["parts", "codes"]).limit(None).to_batches(_AT_ONCE):
+                to = place[done : done + len(batch)]
+                there, done = to >= 0, done + len(batch)
+                parts[:, to[there]] = _fixed_rows(batch["parts"])[there].T
+                codes[to[there]] = _fixed_rows(batch["codes"])[there]
+                new[to[there]] = False
+        except (KeyError, OSError, RuntimeError, ValueError) as error:
+            raise DataError(
+                f"the index of {self.uri} is damaged ({_first_line(error)}): make it anew with `arvrm db index`"
+            ) from None
+        missing = np.flatnonzero(new)
+        for i in range(0, len(missing), _AT_ONCE):
+            to = missing[i : i + _AT_ONCE]
+            part, codes[to] = books.encode(_fixed_rows(self._by_row(rows[to], [COARSE])[COARSE]))
+            parts[:, to] = part.T
+        return CoarseIndex(books, parts, codes, sides(clips["caption"]) if opposites else np.zeros(0, np.uint16)), rows
+
+    def _index_table(self) -> Any:
+        """The index's table, None when there is none."""
+        try:
+            return self._connection.open_table(self._index_name)
+        except (OSError, ValueError, RuntimeError):
+            return None
+
+    @property
+    def _index_name(self) -> str:
+        return f"{self._table.name}_index"
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> list[HumanClip]:
+        """Clips by their rows, see :meth:`coarse_index`, in that order."""
+        return clips_of(self._by_row(rows, self._clip_columns))
+
+    def _by_row(self, rows: Sequence[int] | np.ndarray, columns: list[str]) -> pa.Table:
+        found = self._table.take_row_ids([int(row) for row in rows]).select([*columns, "_rowid"]).to_arrow()
+        return found.take(pc.index_in(pa.array(rows, pa.uint64()), found["_rowid"]))
 
     def sample(self, rng: np.random.Generator, count: int) -> list[HumanClip]:
         """Some clips, drawn at random."""
         rows = rng.choice(len(self), min(count, len(self)), replace=False)
-        return [_clip(r) for r in _rows(self._table.take_offsets(rows.tolist()).select(self._clip_columns).to_arrow())]
+        return clips_of(self._table.take_offsets(rows.tolist()).select(self._clip_columns).to_arrow())
 
     def __len__(self) -> int:
         return int(self._table.count_rows())
@@ -368,17 +396,40 @@ class MotionDatabase:
             self._clips = self._read()
         return self._clips
 
+    def batches(self, task: str = "") -> Iterator[list[HumanClip]]:
+        """All clips, or those of a task, some at a time."""
+        query = self._table.search().select(self._clip_columns).limit(None)
+        if task:
+            query = query.where(f"task = {_quoted(task)}")
+        for batch in query.to_batches(_AT_ONCE // 4):
+            yield clips_of(pa.Table.from_batches([batch]))
+
+    def tasks(self) -> set[str]:
+        """Those that clips are known to show."""
+        return set(pc.unique(self._table.search().select(["task"]).limit(None).to_arrow()["task"]).to_pylist()) - {""}
+
+    def overview(self) -> pa.Table:
+        """One row per clip, without what is large: ``_rowid`` for :meth:`take`, ``caption``, ``task``, ``quality``,
+        ``frames``, ``found`` (the frames in which there was a hand), ``seconds`` and ``extraction``.
+        """
+        columns = ["caption", "task", "quality", "frames", "found", "seconds", "extraction"]
+        query = self._table.search().with_row_id(True).limit(None)
+        if not self.older:
+            return query.select(columns).to_arrow()
+        rows = query.select(self._clip_columns).to_arrow()
+        made = packed_rows(clips_of(rows), [b""] * len(rows))
+        return made.select(columns).append_column("_rowid", rows["_rowid"])
+
     def first(self) -> HumanClip | None:
         """The first clip, which tells the sizes of the features; None when there is none."""
         return next(iter(self._read(limit=1)), None)
 
     def _read(self, limit: int | None = None) -> list[HumanClip]:
-        return [_clip(row) for row in _rows(self._table.search().select(self._clip_columns).limit(limit).to_arrow())]
+        return clips_of(self._table.search().select(self._clip_columns).limit(limit).to_arrow())
 
     @property
     def _clip_columns(self) -> list[str]:
-        there = set(self._table.schema.names)
-        return [field.name for field in _COLUMNS if field.name in there and field.name != "thumbnail"]
+        return clip_columns(self._table.schema.names)
 
     def verify(self, videos: Path | None = None) -> list[str]:
         """What is wrong with the clips, one line each: malformed rows, ids given twice, broken thumbnails.
@@ -393,12 +444,15 @@ class MotionDatabase:
         sizes: Counter[tuple[int, int]] = Counter()
         missing: set[str] = set()
         for batch in self._table.search().limit(None).to_batches(1024):
-            for row in _rows(pa.Table.from_batches([batch])):
+            table = pa.Table.from_batches([batch])
+            for i, row in enumerate(table.select(["clip_id", "frames", "thumbnail"]).to_pylist()):
                 name = row["clip_id"] or "(no id)"
                 seen[name] += 1
                 try:
-                    clip = _clip(row)
+                    (clip,) = clips_of(table.slice(i, 1))
                     check_clip(clip)
+                    if (clip.clip_id, len(clip.keypoints)) != (row["clip_id"], row["frames"]):
+                        raise DataError("its row and what it holds disagree")
                 except (DataError, ValueError) as error:
                     problems.append(f"{name}: {error}")
                     continue
@@ -415,66 +469,45 @@ class MotionDatabase:
         return problems + [f"{video}: the video is not in {videos}" for video in sorted(missing)]
 
     def export(self, path: Path) -> int:
-        """Writes all clips but their thumbnails to a Parquet file, as they are stored; returns how many."""
+        """Writes all clips but their thumbnails to a Parquet file, a column for everything; returns how many."""
         import pyarrow.parquet as pq
 
-        columns = [name for name in self._table.schema.names if name not in ("thumbnail", COARSE)]
-        count = 0
-        with replace_atomically(path) as partial, contextlib.ExitStack() as stack:
-            writer: Any = None
-            for batch in self._table.search().select(columns).limit(None).to_batches(1024):
-                writer = writer or stack.enter_context(pq.ParquetWriter(partial, batch.schema, compression="zstd"))
-                writer.write_batch(batch)
-                count += len(batch)
-            if writer is None:
-                raise DataError(f"{self.uri} is empty: there is nothing to export")
-        return count
+        if not len(self):
+            raise DataError(f"{self.uri} is empty: there is nothing to export")
+        with replace_atomically(path) as partial, pq.ParquetWriter(partial, FLAT_COLUMNS, compression="zstd") as writer:
+            for clips in self.batches():
+                writer.write_table(flat_rows(clips))
+        return len(self)
+
+    def upgrade(self, uri: str | Path) -> MotionDatabase:
+        """Copies all clips, of whichever version, to a new database of today's.
+
+        Raises:
+            DataError: there is one already, the place cannot be written, or a clip is damaged.
+        """
+        copy = MotionDatabase.create(uri, self.features)
+        with copy.building():
+            for batch in self._table.search().select([*self._clip_columns, "thumbnail"]).limit(None).to_batches(1024):
+                copy.add(clips_of(pa.Table.from_batches([batch])), batch["thumbnail"].to_pylist())
+            copy.compact()
+            copy.keep_indexed()
+        return copy
 
     def thumbnails(self, ids: Sequence[str]) -> dict[str, bytes]:
         """JPEGs of some clips: four frames side by side with the hand that the landmarker found."""
-        wanted = ", ".join("'" + i.replace("'", "''") + "'" for i in ids)
+        wanted = ", ".join(map(_quoted, ids))
         if not wanted:
             return {}
         query = self._table.search().where(f"clip_id IN ({wanted})").select(["clip_id", "thumbnail"]).limit(None)
         return {row["clip_id"]: row["thumbnail"] for row in query.to_arrow().to_pylist()}
 
 
-def coarse_vector(language: np.ndarray, visual: np.ndarray) -> np.ndarray:
-    """(d_l + d_o,) float32: the unit text feature, and the mean over (t, d_o) of the unit image features."""
-    return np.concatenate([unit(language), unit(visual).mean(0)]).astype(np.float32)
+def _fixed_lists(array: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(array.ravel()), array.shape[1])
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (..., d) at length 1."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-
-
-def check_clip(clip: HumanClip) -> None:
-    """Checks a clip's shapes and numbers.
-
-    Raises:
-        DataError: what is wrong with it.
-    """
-    frames = len(clip.keypoints)
-    problems = [
-        ("no id", not clip.clip_id),
-        ("no frames", frames == 0),
-        ("keypoints that are not (T, 21, 3)", clip.keypoints.shape[1:] != (len(HAND_KEYPOINTS), 3)),
-        ("visible that is not (T,)", clip.visible.shape != (frames,)),
-        (
-            "world that is not (T, 21, 3)",
-            clip.world.shape not in {clip.keypoints.shape, (0, *clip.keypoints.shape[1:])},
-        ),
-        ("visual features that are not (T, d)", clip.visual.ndim != 2 or len(clip.visual) == 0),
-        ("a language feature that is not (d,)", clip.language.ndim != 1),
-        ("a frame period that is not positive", not clip.frame_period > 0),
-        (
-            "numbers that are not finite",
-            not all(np.isfinite(a).all() for a in (clip.keypoints, clip.world, clip.language, clip.visual)),
-        ),
-    ]
-    if wrong := [text for text, bad in problems if bad]:
-        raise DataError(f"clip {clip.clip_id!r} has {', '.join(wrong)}")
+def _fixed_rows(lists: pa.FixedSizeListArray | pa.ChunkedArray) -> np.ndarray:
+    return pc.list_flatten(lists).to_numpy().reshape(len(lists), -1)
 
 
 def _path(uri: str | Path) -> Path | None:
@@ -505,47 +538,19 @@ def _missing(uri: str | Path) -> DataError:
     return DataError(f"there is no motion database {uri}: make one with `arvrm db build CLIPS_FOLDER --out {uri}`")
 
 
+def _quoted(text: str) -> str:
+    """As a string of SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _optimize(table: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "optimize")  # that readers of old versions fail is wanted here
+        table.optimize(cleanup_older_than=timedelta(0))
+
+
 def _first_line(error: BaseException) -> str:
     """What an error of Lance says, without where in its source."""
     line = next(iter(str(error).splitlines()), type(error).__name__)
     line = re.sub(r"^(lance error: )?(LanceError\(\w+\): )?", "", line)
     return shorten(re.sub(r",? ?\S+\.rs:\d+:\d+", "", line), 240)
-
-
-def _rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Rows as dictionaries, lists as NumPy views (to_pylist would make a Python object of every number)."""
-    columns: dict[str, list[Any]] = {}
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        if pa.types.is_list(column.type):
-            values, offsets = column.values.to_numpy(zero_copy_only=False), column.offsets.to_numpy()
-            columns[name] = [values[a:b] for a, b in itertools.pairwise(offsets)]
-        else:
-            columns[name] = column.to_pylist()
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _clip(row: dict[str, Any]) -> HumanClip:
-    frames = row["frames"]
-    return HumanClip(
-        clip_id=row["clip_id"],
-        caption=row["caption"],
-        frame_period=row["frame_period"],
-        keypoints=row["keypoints"].reshape(frames, len(HAND_KEYPOINTS), 3).astype(np.float32),
-        visible=row["visible"].astype(bool),
-        language=row["language"].astype(np.float32),
-        visual=row["visual"].reshape(row["visual_frames"], -1).astype(np.float32),
-        video=row["video"],
-        task=row["task"],
-        **({} if "world" not in row else _since_version_2(row)),
-    )
-
-
-def _since_version_2(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "start": row["start"],
-        "handedness": row["handedness"],
-        "world": row["world"].reshape(-1, len(HAND_KEYPOINTS), 3).astype(np.float32),
-        "quality": row["quality"],
-        "extraction": row.get("extraction") or "",
-    }

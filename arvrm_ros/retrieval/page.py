@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from arvrm_ros import pages
 from arvrm_ros.data.types import HumanClip, RetrievedMotion
@@ -40,30 +41,31 @@ def database_page(database: MotionDatabase, count: int, caption: str = "", order
         caption: only clips whose caption has this in it.
         order: ``spread`` evenly over the database, or ``worst`` first by quality.
     """
-    clips = database.clips()
-    eligible = [clip for clip in clips if caption.lower() in clip.caption.lower()]
+    clips = database.overview()
+    rows, seconds, quality, frames, found = (
+        clips[name].to_numpy() for name in ("_rowid", "seconds", "quality", "frames", "found")
+    )
+    visible = found / frames
+    eligible = np.flatnonzero(pc.match_substring(clips["caption"], caption, ignore_case=True).to_numpy())
     if order == "worst":
-        shown = sorted(eligible, key=lambda clip: (clip.quality, clip.visible.mean()))[:count]
+        shown = eligible[np.lexsort((visible[eligible], quality[eligible]))][:count]
     else:
-        at = np.linspace(0, len(eligible) - 1, min(count, len(eligible))).astype(int)
-        shown = [eligible[i] for i in at]
-    seconds = np.array([len(clip.keypoints) * clip.frame_period for clip in clips])
-    visible = np.array([clip.visible.mean() for clip in clips])
-    captions = Counter(clip.caption for clip in clips)
+        shown = eligible[np.linspace(0, len(eligible) - 1, min(count, len(eligible))).astype(int)]
+    captions = Counter(clips["caption"].to_pylist())
     return _page(
         database,
-        shown,
+        database.take(rows[shown]),
         title=f"{len(clips)} hand motions",
         facts={
             "clips": f"{len(clips)}",
             "minutes of motion": f"{seconds.sum() / 60:.1f}",
             "captions": f"{len(captions)}",
-            "frames with a hand": f"{np.concatenate([clip.visible for clip in clips]).mean():.1%}",
+            "frames with a hand": f"{found.sum() / frames.sum():.1%}",
         },
         histograms=[
             _histogram("seconds per clip", seconds),
             _histogram("frames with a hand, share per clip", visible, (0.0, 1.0)),
-            _histogram("landmarker's confidence, mean per clip", np.array([c.quality for c in clips]), (0.0, 1.0)),
+            _histogram("landmarker's confidence, mean per clip", quality, (0.0, 1.0)),
         ],
         captions=captions.most_common(30),
         others=max(0, len(captions) - 30),

@@ -6,18 +6,22 @@ The score is that of AR-VRM, ``cos(z_l^R, z_l^H) + sum_t cos(z_ot^R, z_ot^H)`` o
 the language term (:data:`LANGUAGE_WEIGHT`; 1 is the paper's). The clips are sampled at T frames over their whole
 length; a history shorter than T repeats its oldest frame. The sum of cosines is one inner product of concatenated unit
 vectors, so all clips are scored by two matrix products. Databases too large for that have an index that finds
-candidates, by the texts and the mean images; those are ranked by the score itself.
+candidates, by the texts and the mean images; those are ranked by the score itself. Without an index a large database is
+read through for every query.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from arvrm_ros.data.types import HumanClip, RetrievedMotion
 from arvrm_ros.errors import DataError
-from arvrm_ros.retrieval.database import Candidates, MotionDatabase, coarse_vector, unit
+from arvrm_ros.retrieval.database import INDEX_FROM, MotionDatabase
+from arvrm_ros.retrieval.index import LAST, coarse_vector, unit
+from arvrm_ros.retrieval.opposites import opposite, sides
 
 HISTORY = 10
 """T, the aligned frames of a query and a clip."""
@@ -27,8 +31,8 @@ LANGUAGE_WEIGHT = 100.0
 tenfold, and with the small image encoder few of the best clips show the asked-for task (figures: docs/measurements.md).
 With 100 the pictures choose among clips of like captions."""
 
-CANDIDATES, PROBES = 256, 24
-"""Clips that the index proposes for the exact ranking, and partitions of it that a query looks through."""
+CANDIDATES = 32
+"""Clips that the index proposes for the exact ranking; three times as many as are wanted where that is more."""
 
 DEPLOYABLE_MODES = ("database", "random", "none")
 """What a robot can use: the search; and as ablations, clips drawn blindly and no clips."""
@@ -53,7 +57,8 @@ class MotionSearch:
     """Finds the best clips of a database; thread-safe once made.
 
     Attributes:
-        exact: whether every clip is scored, with all features in memory; else only what the index proposes.
+        exact: whether every clip is scored; else only what the index proposes.
+        opposites: whether clips whose captions say the opposite of the instruction come after all others.
     """
 
     def __init__(
@@ -62,19 +67,31 @@ class MotionSearch:
         history: int = HISTORY,
         language_weight: float = LANGUAGE_WEIGHT,
         exact: bool | None = None,
+        opposites: bool = True,
     ) -> None:
-        """Prepares the features.
+        """Reads the index, or all features of a small database.
 
         Args:
-            database: in exact mode its clips are read now; clips added later are not seen.
+            database: clips added later are not seen.
             history: T.
             language_weight: factor of the language term in the score; 1 is the paper's.
             exact: None is exact unless the database has an index.
+            opposites: see the attribute; the paper's ranking, which knows only features, has none.
+
+        Raises:
+            DataError: the index is damaged, or ``exact`` is False and there is none.
         """
         self.database, self.history, self.language_weight = database, history, language_weight
         self.exact = not database.indexed if exact is None else exact
+        self.opposites = opposites
         self._size = len(database)
-        self._all = _Features.of(database.clips(), history) if self.exact and self._size else None
+        first = database.first()
+        self._widths = (len(first.language), first.visual.shape[1]) if first else (0, 0)
+        self._all: _Features | None = None
+        if self._size and not self.exact:
+            self._index, self._rows = database.coarse_index(opposites)
+        elif 0 < self._size <= INDEX_FROM:
+            self._all = self._features(self.clips)
 
     @property
     def clips(self) -> list[HumanClip]:
@@ -87,46 +104,26 @@ class MotionSearch:
     @property
     def visual_width(self) -> int:
         """d_o, numbers of an image feature; 0 when the database is empty."""
-        first = self.database.first()
-        return first.visual.shape[1] if first else 0
-
-    def scores(self, language: np.ndarray, visual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Scores every clip.
-
-        Args:
-            language: (d_l,) text feature of the instruction.
-            visual: (t, d_o) image features of the history, oldest first, t at least 1.
-
-        Returns:
-            (N,) cosines of the language features, and (N,) means over the T frames of the image features' cosines.
-
-        Raises:
-            DataError: the features have other sizes than the database's.
-        """
-        features = self._all or _Features.of(self.clips, self.history)
-        return features.scores(language, visual)
-
-    def _candidates(self, language: np.ndarray, visual: np.ndarray, count: int) -> Candidates:
-        """What the index proposes: those nearest to [w z_l ; T mean z_o], nearly the score."""
-        query = coarse_vector(language, align(visual, self.history))
-        query[: len(language)] *= self.language_weight
-        query[len(language) :] *= self.history
-        try:
-            return self.database.nearest(query, max(CANDIDATES, 16 * count), PROBES)
-        except (RuntimeError, ValueError) as error:
-            raise DataError(f"cannot search {self.database.uri}: {str(error).splitlines()[0]}") from None
+        return self._widths[1]
 
     def search(
-        self, language: np.ndarray, visual: np.ndarray, k: int, mode: str = "database", task: str = ""
+        self,
+        language: np.ndarray,
+        visual: np.ndarray,
+        k: int,
+        mode: str = "database",
+        task: str = "",
+        instruction: str = "",
     ) -> SearchResult:
         """The k best clips.
 
         Args:
             language: (d_l,) text feature of the instruction.
-            visual: (t, d_o) image features of the history, oldest first.
+            visual: (t, d_o) image features of the history, oldest first, t at least 1.
             k: clips wanted; fewer when the database, or the task, has fewer.
             mode: one of :data:`MODES`. Clips of every mode carry their scores, so that they can be compared.
             task: id of the true task, for ``oracle_task`` and ``wrong_task`` alone.
+            instruction: in words; :attr:`opposites` needs it.
 
         Raises:
             DataError: the features have other sizes than the database's, the mode is unknown, or it needs a task and
@@ -139,32 +136,63 @@ class MotionSearch:
         wanted = "" if mode in DEPLOYABLE_MODES else self._task(mode, task, rng)
         if mode == "none" or not self._size:
             return SearchResult([], 0.0)
-        proposed: Candidates | None = None
-        if self._all is not None or wanted:
-            clips, features = self.clips, self._all or _Features.of(self.clips, self.history)
+        if (len(language), visual.shape[1]) != self._widths:
+            raise DataError(
+                f"the query's features have sizes {len(language)} and {visual.shape[1]}, the database's "
+                f"{self._widths[0]} and {self._widths[1]}: it was made with other encoders; build it again"
+            )
+        last = opposite(instruction) if self.opposites else 0
+        best: list[tuple[float, RetrievedMotion]] = []
+        best_language = -1.0
+        for features in self._to_score(language, visual, k, mode, wanted, rng, last):
+            clips = features.clips
+            language_scores, visual_scores = features.scores(language, visual)
+            total = self.language_weight * language_scores + self.history * visual_scores
+            rank = total - LAST * ((features.sides & last) != 0) if last else total
+            eligible = np.flatnonzero([clip.task == wanted for clip in clips]) if wanted else np.arange(len(total))
+            if mode == "random":
+                chosen = rng.permutation(eligible)[:k]
+            else:
+                chosen = eligible[np.argsort(-rank[eligible], kind="stable")[:k]]
+            scores = zip(chosen, total[chosen], language_scores[chosen], visual_scores[chosen], strict=True)
+            best += [(rank[i], RetrievedMotion(clips[i], *map(float, values))) for i, *values in scores]
+            best_language = max(best_language, float(language_scores.max()))
+        if mode != "random":
+            best.sort(key=lambda found: -found[0])
+        return SearchResult([motion for _, motion in best[:k]], confidence(best_language))
+
+    def _to_score(
+        self,
+        language: np.ndarray,
+        visual: np.ndarray,
+        k: int,
+        mode: str,
+        wanted: str,
+        rng: np.random.Generator,
+        last: int,
+    ) -> Iterator[_Features]:
+        """The clips among which the best ones are."""
+        if self._all is not None:
+            yield self._all
         elif mode == "random":
-            clips = self.database.sample(rng, k)
-            features = _Features.of(clips, self.history)
+            yield self._features(self.database.sample(rng, k))
+        elif self.exact or wanted:
+            yield from map(self._features, self.database.batches(wanted))
         else:
-            proposed = self._candidates(language, visual, k)
-            clips, features = [], _Features(proposed.language, proposed.visual, self.history)
-        language_scores, visual_scores = features.scores(language, visual)
-        total = self.language_weight * language_scores + self.history * visual_scores
-        eligible = np.flatnonzero([clip.task == wanted for clip in clips]) if wanted else np.arange(len(total))
-        if mode == "random":
-            chosen = rng.permutation(eligible)[:k]
-        else:
-            chosen = eligible[np.argsort(-total[eligible], kind="stable")[:k]]
-        found = self.database.take([proposed.rows[i] for i in chosen]) if proposed else [clips[i] for i in chosen]
-        motions = [
-            RetrievedMotion(clip, float(total[i]), float(language_scores[i]), float(visual_scores[i]))
-            for clip, i in zip(found, chosen, strict=True)
-        ]
-        return SearchResult(motions, confidence(float(language_scores.max())))
+            # [w z_l ; T mean z_o]: its inner product with a coarse vector is nearly the score.
+            query = coarse_vector(language, align(visual, self.history))
+            query[: len(language)] *= self.language_weight
+            query[len(language) :] *= self.history
+            yield self._features(
+                self.database.take(self._rows[self._index.nearest(query, max(CANDIDATES, 3 * k), last)])
+            )
+
+    def _features(self, clips: list[HumanClip]) -> _Features:
+        return _Features(clips, self.history, self.opposites)
 
     def _task(self, mode: str, task: str, rng: np.random.Generator) -> str:
         """The task whose clips are wanted: the true one, or any other."""
-        known = sorted({clip.task for clip in self.clips} - {""})
+        known = sorted(self.database.tasks())
         if not known:
             raise DataError(f"retrieval mode {mode} needs clips whose task is known, as 'arvrm collect human' makes")
         if task not in known:
@@ -179,29 +207,24 @@ class MotionSearch:
 
 
 class _Features:
-    """The features of N clips as they are scored: (d_l,) and (t, d_o) each."""
+    """The features of N clips as they are scored."""
 
-    def __init__(self, language: list[np.ndarray], visual: list[np.ndarray], history: int) -> None:
-        self._language = unit(np.stack(language))  # (N, d_l)
-        frames = np.stack([v if len(v) == history else resample(v, history) for v in visual])
-        self._visual = unit(frames.astype(np.float32))  # (N, T, d_o)
-
-    @classmethod
-    def of(cls, clips: list[HumanClip], history: int) -> _Features:
-        """The features of clips."""
-        return cls([clip.language for clip in clips], [clip.visual for clip in clips], history)
+    def __init__(self, clips: list[HumanClip], history: int, opposites: bool) -> None:
+        self.clips = clips
+        self.sides = sides([clip.caption for clip in clips]) if opposites else np.zeros(0, np.uint16)
+        self._language = unit(np.stack([clip.language for clip in clips]))  # (N, d_l)
+        frames = [c.visual if len(c.visual) == history else resample(c.visual, history) for c in clips]
+        self._visual = unit(np.stack(frames))  # (N, T, d_o)
 
     def scores(self, language: np.ndarray, visual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As of :meth:`MotionSearch.scores`."""
+        """(N,) cosines of the language features, and (N,) means over the T frames of the image features' cosines.
+
+        Args:
+            language: (d_l,).
+            visual: (t, d_o), oldest first.
+        """
         history = self._visual.shape[1]
-        query = unit(align(visual, history))
-        if (language.shape[0], query.shape[1]) != (self._language.shape[1], self._visual.shape[2]):
-            raise DataError(
-                f"the query's features have sizes {language.shape[0]} and {query.shape[1]}, the database's "
-                f"{self._language.shape[1]} and {self._visual.shape[2]}: it was made with other encoders; "
-                "build it again"
-            )
-        visual_scores = self._visual.reshape(len(self._visual), -1) @ query.ravel() / history
+        visual_scores = self._visual.reshape(len(self._visual), -1) @ unit(align(visual, history)).ravel() / history
         return self._language @ unit(language), visual_scores
 
 

@@ -76,7 +76,7 @@ def finetune(
     clips: HumanClips | None = None
     features: Retrieved | None = None
     if database is not None:
-        search = MotionSearch(database)
+        search = MotionSearch(database, opposites=False)  # the paper's ranking: what the published results stand on
         clips = HumanClips(search.clips, config)
         if config.retrieval:
             robot.retrieve(search, 2 * config.retrieved, mode)
