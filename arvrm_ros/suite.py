@@ -125,6 +125,8 @@ ABLATIONS: dict[str, dict[str, str]] = {
     "full": {"retrieval": "database"},
     "no_retrieval": {"retrieval": "none"},
     "random_retrieval": {"retrieval": "random"},
+    "oracle_retrieval": {"retrieval": "oracle_task"},
+    "wrong_retrieval": {"retrieval": "wrong_task"},
 }
 """Values of the ablation suite's argument ``ablation``, and the arguments each one stands for."""
 
@@ -155,7 +157,8 @@ ARGUMENTS = (
     Argument(
         "retrieval",
         "database",
-        "human-motion retrieval: database, random, none, NODE.py or package/executable",
+        "human-motion retrieval: database, random, none, NODE.py or package/executable; in simulation also oracle_task "
+        "and wrong_task, clips of the true task or of another",
         ("real_robot", "simulation"),
     ),
     Argument("database", "", "human-motion database, path or URI of a NAME.lance; the shipped one when empty"),

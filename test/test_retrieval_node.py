@@ -93,9 +93,10 @@ def test_the_node_answers_instructions(graph, database: str, encoder: Path, tmp_
     from sensor_msgs.msg import Image
     from std_msgs.msg import String
 
-    from arvrm_ros.msg import RetrievedMotions
+    from arvrm_ros.msg import RetrievedMotions, TaskStatus
     from arvrm_ros.nodes import qos
     from arvrm_ros.nodes.conversions import image_to_message, message_to_retrieved
+    from arvrm_ros.srv import SearchMotions
 
     node = graph.start("retrieval_node", database=str(tmp_path / "none.lance"), image_encoder=str(encoder))
     assert not node.transition(CONFIGURE)
@@ -144,6 +145,57 @@ def test_the_node_answers_instructions(graph, database: str, encoder: Path, tmp_
     unknown = ask("play some music")
     assert unknown.confidence < 0.1
     assert len(unknown.motions) == 2
+
+    def by_hand(**request: object) -> SearchMotions.Response:
+        return graph.call(SearchMotions, "/retrieval_node/search", SearchMotions.Request(**request))
+
+    answer = by_hand(instruction="open the drawer", k=1)
+    assert answer.success, answer.message
+    assert [motion.caption for motion in answer.found.motions] == ["open the drawer"]
+    assert (answer.found.instruction, answer.found.mode) == ("open the drawer", "database")
+    assert by_hand(instruction="open the drawer", mode="random").found.mode == "random"
+    oracle = by_hand(instruction="x", mode="oracle_task", task="some").found.motions
+    assert sorted(m.caption for m in oracle) == sorted(CAPTIONS.values())
+    for request, problem in (
+        ({"instruction": " "}, "the instruction is empty"),
+        ({"instruction": "x", "mode": "best"}, "unknown retrieval mode 'best'"),
+        ({"instruction": "x", "mode": "oracle_task"}, "it was not told the true task"),
+        ({"instruction": "x", "mode": "oracle_task", "task": "y"}, "there is no clip of task 'y'"),
+    ):
+        answer = by_hand(**request)
+        assert not answer.success
+        assert problem in answer.message
+    assert answers[-1].instruction == "play some music"  # what was asked by hand was not published
+    assert node.transition(DEACTIVATE)
+    assert by_hand(instruction="open the drawer").message == "the node is not active"
+    assert node.transition(CLEANUP)
+
+    node.set(scene_change=0.0002)  # to random weights all pictures are nearly alike
+    assert node.transition(CONFIGURE, ACTIVATE)
+    ask("open the drawer")
+    count = len(answers)
+
+    def moved_on(image: np.ndarray) -> bool:
+        now = graph.node.get_clock().now().nanoseconds * 1e-9
+        images.publish(image_to_message(image, now, "static_optical"))
+        return len(answers) > count
+
+    wait_for(lambda: moved_on(np.zeros_like(picture)), "a search in the scene that has changed")
+    assert answers[-1].instruction == "open the drawer"
+    assert node.transition(DEACTIVATE, CLEANUP)
+
+    tasks = graph.node.create_publisher(TaskStatus, "/task_status", qos.RELIABLE)
+    node.set(scene_change=0.0, mode="oracle_task")
+    assert node.transition(CONFIGURE, ACTIVATE)
+    instructions.publish(String(data="lift the red block"))
+
+    def told() -> bool:
+        tasks.publish(TaskStatus(task="some"))
+        moved_on(picture)
+        return answers[-1].instruction == "lift the red block"
+
+    wait_for(told, "the clips of the true task")
+    assert (answers[-1].mode, len(answers[-1].motions)) == ("oracle_task", 2)
     assert node.transition(DEACTIVATE, CLEANUP)
 
     node.set(mode="none", database=str(tmp_path / "none.lance"))

@@ -19,7 +19,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from arvrm_ros.data.messages import MessageError
-from arvrm_ros.msg import RetrievedMotions
+from arvrm_ros.errors import DataError
+from arvrm_ros.msg import RetrievedMotions, TaskStatus
 from arvrm_ros.nodes import qos
 from arvrm_ros.nodes.conversions import message_to_image, retrieved_to_message, to_seconds
 from arvrm_ros.nodes.lifecycle import ManagedNode, StreamWatch, run_node
@@ -29,14 +30,26 @@ from arvrm_ros.perception.text_encoder import TextEncoder
 from arvrm_ros.resources import resource
 from arvrm_ros.retrieval.building import check_encoders, encoder_fingerprints
 from arvrm_ros.retrieval.database import MotionDatabase
-from arvrm_ros.retrieval.search import DEPLOYABLE_MODES, HISTORY, LANGUAGE_WEIGHT, MotionSearch, SearchResult
+from arvrm_ros.retrieval.index import unit
+from arvrm_ros.retrieval.search import (
+    DEPLOYABLE_MODES,
+    HISTORY,
+    LANGUAGE_WEIGHT,
+    MODES,
+    MotionSearch,
+    SearchResult,
+)
+from arvrm_ros.srv import SearchMotions
 
 
 @dataclass(frozen=True)
 class RetrievalParameters(Parameters):
     """Parameters of :class:`RetrievalNode`."""
 
-    mode: str = parameter("database", "how clips are chosen (random and none are ablations)", choices=DEPLOYABLE_MODES)
+    mode: str = parameter(
+        "database", "how clips are chosen; the others are ablations, the last two for the simulator, which tells the "
+        "task on /task_status", choices=MODES
+    )  # fmt: skip
     k: int = parameter(4, "clips retrieved", low=1, high=64)
     database: str = parameter("", "motion database, path or URI of a NAME.lance; empty for the shipped one")
     image_encoder: str = parameter("", "weights of the image encoder; empty for the shipped ones")
@@ -49,6 +62,11 @@ class RetrievalParameters(Parameters):
     refresh: float = parameter(
         0.0, "search again this long after the last search, with the images since; 0: once per instruction",
         unit="s", low=0.0, high=60.0,
+    )  # fmt: skip
+    scene_change: float = parameter(
+        0.0, "search again when the newest image differs by this much from the last search's (1 - cosine of the image "
+        "features; a task done is 0.2 to 0.5); 0: never, as policies are trained with the clips of the first view",
+        low=0.0, high=2.0,
     )  # fmt: skip
     silence: float = parameter(1.0, "time without an image after which it is reported", unit="s", low=0.1, high=60.0)
 
@@ -68,6 +86,9 @@ class RetrievalNode(ManagedNode):
         self._since = 0.0  # ROS time at which the instruction came
         self._due: float | None = None  # monotonic time of the next search; None: none is due
         self._history: deque[tuple[float, np.ndarray]] = deque(maxlen=HISTORY)
+        self._newest: tuple[float, np.ndarray] | None = None
+        self._task = ""
+        self._scene: np.ndarray | None = None  # feature of the newest image of the last search
         self._seconds = 0.0
         self._searches = 0
 
@@ -88,11 +109,16 @@ class RetrievalNode(ManagedNode):
         self._motions = self.create_publisher(RetrievedMotions, "/retrieved_motions", qos.LATCHED)
         images = self.create_subscription(Image, camera.topic, self._on_image, qos.SENSOR)
         instructions = self.create_subscription(String, "/instruction", self._on_instruction, qos.LATCHED)
+        service = self.create_service(SearchMotions, "/retrieval_node/search", self._on_search)
         self._entities = [
             (self.destroy_publisher, self._motions),
             (self.destroy_subscription, images),
             (self.destroy_subscription, instructions),
+            (self.destroy_service, service),
         ]
+        if params.mode not in DEPLOYABLE_MODES:
+            tasks = self.create_subscription(TaskStatus, "/task_status", self._on_task, qos.RELIABLE)
+            self._entities.append((self.destroy_subscription, tasks))
 
     def activate(self) -> None:
         params = cast(RetrievalParameters, self.params)
@@ -121,8 +147,8 @@ class RetrievalNode(ManagedNode):
         for destroy, entity in self._entities:
             destroy(entity)
         self._entities.clear()
-        self._search = None
-        self._instruction = ""
+        self._search = self._newest = self._scene = None
+        self._instruction = self._task = ""
 
     def diagnose(self) -> dict[str, str | float]:
         clips = len(self._search) if self._search else 0
@@ -130,15 +156,50 @@ class RetrievalNode(ManagedNode):
 
     def _check(self) -> None:
         self._watch.fresh(time.monotonic())
+        allowed = cast(RetrievalParameters, self.params).scene_change
+        if not allowed or self._scene is None or self._newest is None:
+            return
+        feature = unit(self._image_encoder.visual_feature(self._image_encoder.encode(self._newest[1][None])))[0]
+        if 1 - feature @ self._scene > allowed:
+            with self._wake:
+                self._due = time.monotonic()
+                self._wake.notify()
 
     def _on_instruction(self, message: String) -> None:
         self._begin(message.data.strip())
+
+    def _on_task(self, message: TaskStatus) -> None:
+        self._task = message.task
+
+    def _on_search(self, request: SearchMotions.Request, response: SearchMotions.Response) -> SearchMotions.Response:
+        params = cast(RetrievalParameters, self.params)
+        mode, newest = request.mode or params.mode, self._newest
+        try:
+            if not self._running:
+                raise DataError("the node is not active")
+            if not request.instruction.strip():
+                raise DataError("the instruction is empty")
+            if self._search is None:
+                raise DataError("the node was configured with mode none and has no database")
+            if newest is None:
+                raise DataError(f"no image on {self._camera_topic} yet")
+            stamp, image = newest
+            result, _ = self._find(
+                request.instruction, [image], request.k or params.k, mode, request.task or self._task
+            )
+        except DataError as error:
+            response.message = str(error)
+        else:
+            response.success = True
+            response.found = retrieved_to_message(result.motions, request.instruction, mode, result.confidence, stamp)
+        return response
 
     def _begin(self, instruction: str) -> None:
         with self._wake:
             self._instruction = instruction
             self._since = self.now()
             self._history.clear()
+            self._scene = None
             self._due = time.monotonic() if instruction and self._running else None
             self._wake.notify()
 
@@ -148,22 +209,23 @@ class RetrievalNode(ManagedNode):
                 return
             self._watch.seen(time.monotonic())
             stamp = to_seconds(message.header.stamp)
-            # Earlier images may show another scene: the simulator's before a reset, or the arm still moving.
-            if not self._instruction or stamp < self._since:
-                return
             try:
-                self._history.append((stamp, message_to_image(message)))
+                self._newest = (stamp, message_to_image(message))
             except MessageError as error:
                 self.edges.update("image", str(error))
                 return
             self.edges.update("image", None)
-            self._wake.notify()
+            # Earlier images may show another scene: the simulator's before a reset, or the arm still moving.
+            if self._instruction and stamp >= self._since:
+                self._history.append(self._newest)
+                self._wake.notify()
 
     def _ready(self) -> bool:
         if not self._running:
             return True
         blind = self._search is None or not len(self._search)
-        return self._due is not None and time.monotonic() >= self._due and (blind or bool(self._history))
+        told = self._task or cast(RetrievalParameters, self.params).mode in DEPLOYABLE_MODES
+        return self._due is not None and time.monotonic() >= self._due and bool(blind or (told and self._history))
 
     def _work(self) -> None:
         while True:
@@ -183,16 +245,24 @@ class RetrievalNode(ManagedNode):
             else:
                 self.edges.update("search", None)
 
+    def _find(
+        self, instruction: str, images: list[np.ndarray], k: int, mode: str, task: str
+    ) -> tuple[SearchResult, np.ndarray]:
+        """The best clips, and the (t, d_o) features of the images."""
+        assert self._search is not None
+        visual = self._image_encoder.visual_feature(self._image_encoder.encode(np.stack(images)))
+        language = self._text_encoder.encode([instruction])[0]
+        return self._search.search(language, visual, k, mode, task, instruction), visual
+
     def _answer(self, instruction: str, history: list[tuple[float, np.ndarray]]) -> None:
         params = cast(RetrievalParameters, self.params)
         started = time.perf_counter()
         result, stamp = SearchResult([], 0.0), self.now()
         if self._search is not None and len(self._search):
             stamp = history[-1][0]
-            images = np.stack([image for _, image in history])
-            visual = self._image_encoder.visual_feature(self._image_encoder.encode(images))
-            language = self._text_encoder.encode([instruction])[0]
-            result = self._search.search(language, visual, params.k, params.mode, instruction=instruction)
+            images = [image for _, image in history]
+            result, visual = self._find(instruction, images, params.k, params.mode, self._task)
+            self._scene = unit(visual[-1])
         self._seconds = time.perf_counter() - started
         with self._wake:
             if instruction != self._instruction:
