@@ -11,7 +11,7 @@ BUILT_FROM := CMakeLists.txt package.xml scripts/executable.in $(wildcard msg/* 
               config/* config/*/* arvrm_ros/nodes/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test lint demo clean models
+.PHONY: help setup build test lint demo faults clean models
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -32,6 +32,9 @@ test: lint models ## lint, then all tests; real nodes talk over loopback
 
 demo: models ## ten instructions in the simulator; writes out/demo/report.html
 	scripts/env.sh arvrm demo
+
+faults: models ## break the running suite 200 times and more; writes out/faults/summary.json
+	scripts/env.sh arvrm faults
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build install log *.egg-info

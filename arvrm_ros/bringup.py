@@ -17,8 +17,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -52,17 +52,26 @@ class Supervisor:
         values: of all its arguments, from :func:`arvrm_ros.suite.resolve`.
         output: where the prefixed log lines go; None for nowhere.
         log_folder: one NAME.log per node is written here as well.
+        remappings: topics by node, as in :class:`arvrm_ros.suite.Process`.
 
     Raises:
         SuiteError: something the suite needs is missing on this machine.
     """
 
     def __init__(
-        self, suite: str, values: Values, output: IO[str] | None = sys.stdout, log_folder: Path | None = None
+        self,
+        suite: str,
+        values: Values,
+        output: IO[str] | None = sys.stdout,
+        log_folder: Path | None = None,
+        remappings: Mapping[str, dict[str, str]] | None = None,
     ) -> None:
         if problems := missing(suite, values):
             raise SuiteError(f"{suite} cannot start:\n  " + "\n  ".join(problems))
-        self._processes = processes(suite, values)
+        renamed = remappings or {}
+        self._processes = [
+            replace(process, remappings=renamed.get(process.name, {})) for process in processes(suite, values)
+        ]
         self._environment = {**os.environ, **environment(suite)}
         self._output = output
         self._log_folder = log_folder
@@ -187,10 +196,23 @@ def run_suite(suite: str, values: Values) -> int:
     return int(bool(ended))
 
 
+def interrupt_on_sigterm() -> None:
+    """Has SIGTERM end a command as Ctrl-C does: everything that it started is stopped first."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
 def _follow_parent(parent: int) -> Callable[[], None]:
-    """What a child does before it becomes its program: asks the kernel for SIGTERM when the supervisor dies."""
+    """What a child does before it becomes its program: asks the kernel for SIGTERM when the supervisor dies.
+
+    And gives up a supervisor's real-time priority: a node that wants one takes it.
+    """
 
     def prepare() -> None:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died before we asked
             os._exit(1)

@@ -22,6 +22,7 @@ COMMANDS = {
     "encoder": "train the small image encoder",
     "pretrain": "pretrain the keypoint model on human clips",
     "finetune": "fine-tune the policy on robot episodes",
+    "faults": "break the running simulated suite on purpose, and judge the arm",
     "evaluate": "roll a policy out in the simulator and count successes",
     "explain": "draw the analogy map of a checkpoint and say what drives the gripper",
     "ablate": "run a whole study of trainings and evaluations, and write its report",

@@ -96,10 +96,18 @@ class Limits:
 
 @dataclass(frozen=True)
 class Watchdogs:
-    """``silence`` in seconds and ``tracking_error`` in radians at which the executor holds or stops the arm."""
+    """When the arm is brought to rest.
+
+    Attributes:
+        silence: seconds without a chunk after the last one ran out from which the arm counts as holding.
+        tracking_error: radians between command and measurement.
+        rest_between_instructions: whether the arm rests before a new instruction takes over from one in progress; else
+            it goes on with the old one's last chunk until the new one's first.
+    """
 
     silence: float
     tracking_error: float
+    rest_between_instructions: bool = True
 
 
 @dataclass(frozen=True)
@@ -197,11 +205,12 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise ContractError(f"{where}: expected a mapping")
         hints = typing.get_type_hints(kind)
-        missing, unknown = hints.keys() - value.keys(), value.keys() - hints.keys()
+        optional = {f.name for f in dataclasses.fields(kind) if not _required(f)}
+        missing, unknown = hints.keys() - optional - value.keys(), value.keys() - hints.keys()
         if missing or unknown:
             raise ContractError(f"{where}: missing {sorted(missing)}, unknown {sorted(unknown)}")
         return typing.cast(Any, kind)(
-            **{key: _build(hint, value[key], f"{where}: {key}") for key, hint in hints.items()}
+            **{key: _build(hint, value[key], f"{where}: {key}") for key, hint in hints.items() if key in value}
         )
     if origin is dict:
         return {key: _build(typing.get_args(kind)[1], item, f"{where}.{key}") for key, item in value.items()}
@@ -216,3 +225,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if kind is float and not np.isfinite(converted):
         raise ContractError(f"{where}: {value!r} is not finite")
     return converted
+
+
+def _required(item: dataclasses.Field) -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING

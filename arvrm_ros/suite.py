@@ -88,12 +88,14 @@ class Process:
         name: of the node.
         package, executable: what to run; for a Python file, ``package`` is "" and ``executable`` its path.
         parameters: of the node.
+        remappings: topic as the node names it to topic as the graph does.
     """
 
     name: str
     package: str
     executable: str
     parameters: dict[str, Any]
+    remappings: dict[str, str] = field(default_factory=dict)
 
     def command(self) -> list[str]:
         """The command line that starts the process without ``ros2``.
@@ -101,7 +103,9 @@ class Process:
         Raises:
             SuiteError: no such executable on AMENT_PREFIX_PATH.
         """
-        return [*self._program(), "--ros-args", "-r", f"__node:={self.name}", *_parameter_arguments(self.parameters)]
+        remappings = {"__node": self.name, **self.remappings}
+        words = [word for rule in remappings.items() for word in ("-r", ":=".join(rule))]
+        return [*self._program(), "--ros-args", *words, *_parameter_arguments(self.parameters)]
 
     def _program(self) -> list[str]:
         if self.package == "arvrm_ros":
@@ -255,6 +259,11 @@ def processes(suite: str, values: Values) -> list[Process]:
     """
     nodes = [process for node in NODES if suite in node.suites and (process := _process(node, suite, values))]
     manager = Process(MANAGER, "arvrm_ros", MANAGER, {"managed_nodes": [node.name for node in nodes]})
+    for node in nodes:
+        if node.name == "execution_node":
+            if suite in SIMULATED:
+                node.parameters["reference_topic"] = "/simulation/controller_state"
+            node.parameters["watched_nodes"] = [other.name for other in (manager, *nodes) if other is not node]
     if suite not in SIMULATED:
         manager.parameters["required_topics"] = required_topics(values) or [""]
     return [manager, *nodes]

@@ -23,7 +23,7 @@ if resource("config", "fastdds.xml").is_file():
 import rclpy
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import SetParameters
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.experimental.events_executor import EventsExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -52,11 +52,16 @@ class Graph:
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
         self.node = Node("test", context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor = EventsExecutor(context=self._context)  # the other ones are too slow for 100 messages a second
         self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._open = True
+        self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
         self._processes: list[NodeProcess] = []
+
+    def _spin(self) -> None:
+        while self._open:
+            self._executor.spin_once(timeout_sec=0.2)
 
     def start(self, name: str, **parameters: object) -> NodeProcess:
         """Starts ``arvrm_ros.nodes.NAME`` and waits until its lifecycle service answers."""
@@ -89,8 +94,9 @@ class Graph:
         """Stops the processes and the test's node."""
         for process in self._processes:
             process.stop()
-        self._executor.shutdown()
+        self._open = False
         self._thread.join()
+        self._executor.shutdown()
         self.node.destroy_node()
         rclpy.shutdown(context=self._context)
 

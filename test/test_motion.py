@@ -385,11 +385,11 @@ def random_chunk(executor: ChunkExecutor, now: float, rng: np.random.Generator) 
 
 class TestBackends:
     def test_points_of_the_controller_satisfy_ros2_control(self, contract: RobotContract) -> None:
-        command = JointCommand(np.arange(7.0), np.ones(7), 0.5)
+        command = JointCommand(np.arange(7.0), np.ones(7), 0.5, np.full(7, 2.0))
         point = make_backend("controller").arm_point(command, PERIOD)
         assert point.positions == tuple(range(7))
-        assert point.velocities == (), "a last point with a velocity is dropped by the controller"
-        assert point.time_from_start > 0
+        assert (point.velocities, point.accelerations) == ((1.0,) * 7, (2.0,) * 7)
+        assert point.time_from_start == PERIOD
 
     def test_moveit_names_its_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ROS_DISTRO", "kilted")

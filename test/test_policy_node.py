@@ -112,9 +112,14 @@ def inputs(graph: Graph) -> Iterator[Inputs]:
 
 @pytest.fixture(scope="module")
 def process(graph: Graph, inputs: Inputs, checkpoint: Path) -> NodeProcess:
+    text = resource("config", "robots", "tabletop.yaml").read_text()
+    contract = checkpoint / "gapless.yaml"
+    contract.write_text(text.replace("watchdogs:\n", "watchdogs:\n  rest_between_instructions: false\n"))
+    assert not load_contract(contract).watchdogs.rest_between_instructions
     return graph.start(
-        "policy_node", policy=checkpoint / "nowhere", retrieval_timeout=0.2, stale_grace=0.5, refused_chunks=3
-    )
+        "policy_node", robot=contract, policy=checkpoint / "nowhere", retrieval_timeout=0.2, stale_grace=0.5,
+        refused_chunks=3,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +157,12 @@ def test_unknown_words_are_followed_until_canceled(graph: Graph, client: Client)
     chunks = graph.listen(messages.ActionChunk, "/action_chunk", qos.RELIABLE)
     instructions = graph.listen(String, "/instruction", qos.LATCHED)
     goal = client.send("zorble the flimflam")
-    wait_for(lambda: len(chunks) >= 3 and client.feedback, "three chunks")
+    wait_for(lambda: len(chunks) >= 3 and len(client.feedback) >= 4, "three chunks")
+    phases = [feedback.phase for feedback in client.feedback]
+    assert phases[0] == "retrieving"
+    assert client.feedback[-1].phase == "following"
+    assert client.feedback[-1].step >= 3
+    assert client.feedback[-1].policy_seconds > 0
     assert len(chunks[0].poses) == 10
     assert {"image_to_policy", "encode", "predict", "policy_step"} <= set(chunks[0].stage)
     assert chunks[1].header.stamp != chunks[0].header.stamp
@@ -170,11 +180,36 @@ def test_empty_instruction_is_refused(client: Client) -> None:
 
 
 @pytest.mark.ros
-def test_a_new_goal_takes_over_and_times_out(client: Client) -> None:
+def test_a_new_goal_takes_over_without_rest_and_times_out(graph: Graph, client: Client) -> None:
+    chunks = graph.listen(messages.ActionChunk, "/action_chunk", qos.RELIABLE)
     first = client.send("open the drawer")
+    wait_for(lambda: chunks, "a chunk")
     second = client.send("close the drawer", timeout=1.0)
     assert client.result(first).error_code == InstructionCode.PREEMPTED
     assert client.result(second).error_code == InstructionCode.TIMEOUT
+    wait_for(lambda: not chunks[-1].poses, "the request for rest")
+    assert {bool(chunk.poses) for chunk in chunks if chunk.instruction == "open the drawer"} == {True}
+    assert sum(not chunk.poses for chunk in chunks) == 1, "the contract lets the first goal go on into the second"
+
+
+@pytest.mark.ros
+def test_retrieved_clips_are_told(graph: Graph, client: Client) -> None:
+    retrieved = graph.publisher(messages.RetrievedMotions, "/retrieved_motions", qos.LATCHED)
+    client.feedback.clear()
+    goal = client.send("open the drawer")
+    answer = messages.RetrievedMotions(instruction="open the drawer", confidence=0.75)
+    answer.motions = [
+        messages.RetrievedMotion(
+            clip_id="1", caption="pull the drawer", frames=2, keypoints=[0.5] * 126, visible=[True] * 2
+        )
+    ]
+    wait_for(lambda: client.feedback, "the instruction's beginning")  # answers to earlier ones are left out
+    answer.header.stamp = graph.node.get_clock().now().to_msg()
+    retrieved.publish(answer)
+    feedback = wait_for(lambda: next((f for f in client.feedback if f.retrieved), None), "the captions")
+    assert (feedback.retrieved, feedback.confidence) == (["pull the drawer"], 0.75)
+    goal.cancel_goal_async()
+    assert client.result(goal).error_code == InstructionCode.CANCELED
 
 
 @pytest.mark.ros

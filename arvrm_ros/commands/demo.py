@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from arvrm_ros import suite
-from arvrm_ros.bringup import Supervisor
+from arvrm_ros.bringup import Supervisor, interrupt_on_sigterm
 from arvrm_ros.contract import RobotContract, load_contract
 from arvrm_ros.errors import ArvrmError, DataError
 from arvrm_ros.evaluation.demo import Assignment, ProcessWatch, plan
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     values = suite.resolve("simulation", suite.parse(args.arguments))
     os.environ["ROS_DOMAIN_ID"] = str(args.domain)
     os.environ.update(suite.environment("simulation"))
-    _interrupt_once()
+    interrupt_on_sigterm()
     supervisor = Supervisor("simulation", values, output=None, log_folder=args.out / "logs")
     record = DemoRecord(
         [],
@@ -112,7 +112,7 @@ def _follow(
 ) -> Episode:
     robot.reset_scene(assignment.seed, assignment.task)
     recorder.start()
-    outcome = robot.follow(assignment.instruction, timeout)
+    outcome = robot.follow(assignment.instruction, timeout).result()
     time.sleep(TAIL)
     samples = recorder.stop()
     return _episode(assignment, outcome, samples, values)
@@ -174,15 +174,6 @@ def _thumbnails(clip_ids: list[str], values: suite.Values) -> dict[str, bytes]:
     except DataError:
         return {}  # the retrieval node has its own replacement, or its database is elsewhere
     return {clip: picture for clip, picture in database.thumbnails(clip_ids).items() if picture}
-
-
-def _interrupt_once() -> None:
-    """SIGTERM ends the demo as Ctrl-C does: everything is stopped first."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
 
 
 def _print_table(record: DemoRecord, page: Path) -> None:

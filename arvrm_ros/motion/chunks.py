@@ -62,6 +62,11 @@ class JointPath:
         value = self.spline(min(max(time, self.start), self.end))
         return value, np.zeros_like(value)
 
+    def delayed(self, seconds: float) -> JointPath:
+        """The same path, later."""
+        knots = self.spline.x
+        return JointPath.through(knots + seconds, self.spline(knots), self.rate(knots))
+
     def stopped(self, now: float, seconds: float) -> JointPath:
         """The same path from ``now`` on, left at an evenly falling speed: at rest after ``seconds``."""
         times = _grid(now, now + seconds)

@@ -206,6 +206,7 @@ class CameraNode(ManagedNode):
         self.edges.update("image", None)
         for name, (image, info) in frames.items():
             self._cameras[name].publisher.publish(image)
+            self.stages.add(f"{name}_capture_to_publish", max(0.0, self.now() - to_seconds(image.header.stamp)))
             if info is not None:
                 self._cameras[name].info_publisher.publish(info)
         self._published += len(frames)

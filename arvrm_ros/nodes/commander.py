@@ -3,7 +3,10 @@
 """A thin Python client of a running suite: give it an instruction, watch what comes of it.
 
 with Commander(domain=0) as robot:
-    outcome = robot.follow("open the drawer")
+    outcome = robot.follow("open the drawer").result()
+    following = robot.follow("close the drawer")
+    ...
+    robot.stop()
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
 from typing_extensions import Self
 
 from arvrm_ros import msg as messages
@@ -56,6 +60,55 @@ class Outcome:
     seconds: float
 
 
+class Following:
+    """An instruction in progress.
+
+    Attributes:
+        feedback: the newest, None before the first.
+    """
+
+    def __init__(self, commander: Commander) -> None:
+        self._commander = commander
+        self.feedback: FollowInstruction.Feedback | None = None
+        self._goal: Any = None
+        self._result: Any = None
+
+    def result(self, timeout: float | None = None) -> Outcome:
+        """Waits until it is over.
+
+        Args:
+            timeout: wall seconds; None waits as long as the policy node is there.
+
+        Raises:
+            CommanderError: time ran out, or the policy node went away.
+        """
+        answer = self._commander.wait(self._result, timeout, f"not over after {timeout} s")
+        result = answer.result
+        return Outcome(
+            result.success, result.error_code, result.error_msg, result.success_source, result.steps, result.seconds
+        )
+
+    def done(self) -> bool:
+        """Whether it is over."""
+        return bool(self._result.done())
+
+    def cancel(self, patience: float = 5.0) -> bool:
+        """Asks for its end; the arm comes to rest. False when it is over already or nobody answers."""
+        if self.done():
+            return False
+        try:
+            response = self._commander.wait(
+                self._goal.cancel_goal_async(), patience, "policy_node did not take the cancel"
+            )
+        except CommanderError:
+            return False
+        return response.return_code == CancelGoal.Response.ERROR_NONE
+
+    def _start(self, goal: Any) -> Following:
+        self._goal, self._result = goal, goal.get_result_async()
+        return self
+
+
 class Commander:
     """Talks to the nodes of one ROS domain, with a context and an executor thread of its own.
 
@@ -81,7 +134,11 @@ class Commander:
             self.node, FollowInstruction, "/follow_instruction", callback_group=group
         )
         self._reset: Client = self.node.create_client(ResetScene, "/simulation/reset", callback_group=group)
-        self._goal: Any = None
+        self._triggers: dict[str, Client] = {
+            name: self.node.create_client(Trigger, f"/execution/{name}", callback_group=group)
+            for name in ("emergency_stop", "reset")
+        }
+        self._following: Following | None = None
         self._thread = threading.Thread(target=self._spin, name="commander", daemon=True)
         self._thread.start()
 
@@ -95,8 +152,7 @@ class Commander:
         """Stops what is being followed and leaves the graph; harmless when repeated."""
         if not self._context.ok():
             return
-        if self._goal is not None:
-            self.stop()
+        self.stop()
         self._executor.shutdown()
         self._thread.join(timeout=5.0)
         self.node.destroy_node()
@@ -108,8 +164,8 @@ class Commander:
         timeout: float = 0.0,
         on_feedback: Callable[[FollowInstruction.Feedback], None] | None = None,
         patience: float = 30.0,
-    ) -> Outcome:
-        """Has an instruction followed, and waits until it is over.
+    ) -> Following:
+        """Has an instruction followed, in place of one in progress; ``result()`` of what it returns waits for the end.
 
         Args:
             instruction: plain words.
@@ -118,33 +174,42 @@ class Commander:
             patience: wall seconds to wait for the policy node to answer at all.
 
         Raises:
-            CommanderError: no policy node, or it went away.
+            CommanderError: no policy node, or it did not take the instruction.
         """
         if not self._follow.wait_for_server(timeout_sec=patience):
             raise CommanderError("no policy_node serves /follow_instruction: is the suite up on this ROS_DOMAIN_ID?")
-        sent = self._follow.send_goal_async(
-            FollowInstruction.Goal(instruction=instruction, timeout=float(timeout)),
-            feedback_callback=None if on_feedback is None else lambda message: on_feedback(message.feedback),
-        )
-        self._goal = self._wait(sent, patience, "policy_node did not take the instruction")
-        try:
-            result = self._wait(self._goal.get_result_async(), None, "").result
-        finally:
-            self._goal = None
-        return Outcome(
-            result.success, result.error_code, result.error_msg, result.success_source, result.steps, result.seconds
-        )
+        following = Following(self)
+
+        def take(message: Any) -> None:
+            following.feedback = message.feedback
+            if on_feedback is not None:
+                on_feedback(message.feedback)
+
+        goal = FollowInstruction.Goal(instruction=instruction, timeout=float(timeout))
+        sent = self._follow.send_goal_async(goal, feedback_callback=take)
+        handle = self.wait(sent, patience, "policy_node did not take the instruction")
+        self._following = following._start(handle)
+        return following
 
     def stop(self, patience: float = 5.0) -> bool:
-        """Cancels the instruction being followed, from any thread; False when there is none or nobody answers."""
-        goal = self._goal
-        if goal is None:
-            return False
-        try:
-            response = self._wait(goal.cancel_goal_async(), patience, "policy_node did not take the cancel")
-        except CommanderError:
-            return False
-        return response.return_code == CancelGoal.Response.ERROR_NONE
+        """Cancels the instruction in progress, from any thread: the arm comes to rest. False when there is none."""
+        return self._following is not None and self._following.cancel(patience)
+
+    def emergency_stop(self, patience: float = 5.0) -> None:
+        """Brakes the arm at its limits; it stays until :meth:`release`.
+
+        Raises:
+            CommanderError: no execution node answers.
+        """
+        self._trigger("emergency_stop", patience)
+
+    def release(self, patience: float = 5.0) -> None:
+        """Ends an emergency stop.
+
+        Raises:
+            CommanderError: no execution node answers.
+        """
+        self._trigger("reset", patience)
 
     def reset_scene(self, seed: int, task: str = "", variant: str = "", patience: float = 30.0) -> None:
         """Puts the simulated tabletop into a fresh state.
@@ -155,16 +220,16 @@ class Commander:
         if not self._reset.wait_for_service(timeout_sec=patience):
             raise CommanderError("no simulation_node serves /simulation/reset")
         request = ResetScene.Request(seed=seed, task=task, variant=variant)
-        response = self._wait(self._reset.call_async(request), patience, "simulation_node did not reset the scene")
+        response = self.wait(self._reset.call_async(request), patience, "simulation_node did not reset the scene")
         if not response.success:
             raise CommanderError(f"the scene was not reset: {response.message}")
 
-    def _spin(self) -> None:
-        with contextlib.suppress(ExternalShutdownException):
-            self._executor.spin()
+    def wait(self, future: Future, timeout: float | None, problem: str) -> Any:
+        """The future's result, waited for in small pieces, so that Ctrl-C is noticed and a dead server is too.
 
-    def _wait(self, future: Future, timeout: float | None, problem: str) -> Any:
-        """Waits in small pieces, so that Ctrl-C is noticed and a dead server is too."""
+        Raises:
+            CommanderError: ``problem`` after ``timeout`` seconds; without one, that the policy node went away.
+        """
         done = threading.Event()
         future.add_done_callback(lambda _: done.set())
         give_up = None if timeout is None else time.monotonic() + timeout
@@ -174,6 +239,18 @@ class Commander:
             if timeout is None and not self._follow.server_is_ready():
                 raise CommanderError("policy_node went away while following")
         return future.result()
+
+    def _trigger(self, name: str, patience: float) -> None:
+        client = self._triggers[name]
+        if not client.wait_for_service(timeout_sec=min(patience, 30.0)):
+            raise CommanderError(f"nobody serves /execution/{name}: is the suite up on this ROS_DOMAIN_ID?")
+        response = self.wait(client.call_async(Trigger.Request()), patience, f"/execution/{name} did not answer")
+        if not response.success:
+            raise CommanderError(f"/execution/{name}: {response.message}")
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self._executor.spin()
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,18 @@
 """Executes action chunks: checks them, follows them with joint commands, holds when none come, stops on request.
 
 The control timer runs on the ROS clock, so that in simulation the arm moves at the simulation's speed; a simulator that
-publishes /clock at the control rate or faster ticks it once per period, and periods that were missed (a lost clock
-message) are made up for in the next tick, so that the motion does not stretch.
+publishes /clock at the control rate or faster ticks it once per period. What is sent reaches a little into the future
+and ends at rest (:mod:`arvrm_ros.motion.stream`), so that neither a late tick nor the death of this process is a jerk.
+Chunks are solved in a thread of their own, so that they do not delay the commands.
 """
 
 from __future__ import annotations
 
 import time
+from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
@@ -25,17 +29,18 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from arvrm_ros import msg as messages
 from arvrm_ros.action import ExecuteChunk
 from arvrm_ros.data.messages import MessageError
-from arvrm_ros.data.types import ActionChunk
 from arvrm_ros.errors import ExecutionCode, MotionRefused
 from arvrm_ros.motion.backends import BACKENDS, Backend, TrajectoryPoint, make_backend
-from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, ExecutorState, JointCommand
+from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, ExecutorState, Plan
+from arvrm_ros.motion.planning import Planner
+from arvrm_ros.motion.plausibility import JointStateCheck
+from arvrm_ros.motion.stream import COMMITTED, FORESEEN, REST, CommandStream, StreamedTrajectory
 from arvrm_ros.nodes import conversions, qos
-from arvrm_ros.nodes.lifecycle import ManagedNode, StreamWatch, run_node
+from arvrm_ros.nodes.lifecycle import ManagedNode, PeerWatch, StreamWatch, run_node
 from arvrm_ros.nodes.parameters import Parameters, parameter
 
 STATUS_PERIOD = 0.1  # s
-MOST_MISSED = 5  # control periods made up for in one tick
-JUMP = 0.1  # rad between two joint states beyond what the velocity limits allow: the arm was put somewhere else
+STOP_PERIODS = 40  # control periods in which every motion ends; the last message before a shut-down holds them
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,36 @@ class ExecutionParameters(Parameters):
         1.0, "weight of a new chunk against the ones before it (temporal ensembling); 1 follows it alone",
         low=0.05, high=1.0,
     )  # fmt: skip
+    foreseen: float = parameter(
+        FORESEEN, "motion sent ahead, at most: by how much a command may be late, how long a dead node's arm goes on",
+        unit="s", low=0.01, high=0.5,
+    )  # fmt: skip
+    rest: float = parameter(
+        REST, "time in which the arm of a dead node rests, where less than 'foreseen' is sent ahead for that",
+        unit="s", low=0.1, high=1.0,
+    )  # fmt: skip
+    reference_topic: str = parameter(
+        "",
+        "joint states (sensor_msgs/JointState) that the arm's controller asks for, by which it is seen to follow; "
+        "empty: by the measured ones alone",
+    )
+    watched_nodes: tuple[str, ...] = parameter(("",), "nodes whose death or deactivation brings the arm to rest")
 
 
-@dataclass
-class _Goal:
-    """The ExecuteChunk goal in progress; ``done`` resolves to (code, message)."""
+class _Request:
+    """A chunk to execute: from the topic, or a goal, whose ``done`` resolves to (code, message)."""
 
-    handle: ServerGoalHandle
-    done: Future
-    canceling: bool = False
+    def __init__(self, chunk: messages.ActionChunk, handle: ServerGoalHandle | None = None) -> None:
+        self.chunk = chunk
+        self.handle = handle
+        self.done: Future = Future()
+        self.canceling = False
+        self.planned_again = False
+
+    def finish(self, code: ExecutionCode, message: str) -> None:
+        """Ends it; harmless when repeated."""
+        if not self.done.done():
+            self.done.set_result((code, message))
 
 
 class ExecutionNode(ManagedNode):
@@ -68,32 +94,44 @@ class ExecutionNode(ManagedNode):
     def __init__(self) -> None:
         super().__init__("execution_node", ExecutionParameters)
         self._chunk_executor: ChunkExecutor | None = None
-        self._entities: list[tuple[object, object]] = []
+        self._stream: CommandStream | None = None
         self._timer: Timer | None = None
         self._actions: ActionServer | None = None
-        self._goal: _Goal | None = None
+        self._goal: _Request | None = None
+        self._planner: Planner[_Request] | None = None
+        # In every state: an emergency stop that comes before the node is up has to be there when it is.
+        self._stop_latched = False
+        self.create_subscription(Empty, "/emergency_stop", lambda _: self._emergency_stop(), qos.RELIABLE)
+        self.create_service(Trigger, "/execution/emergency_stop", self._on_emergency_stop)
+        self.create_service(Trigger, "/execution/reset", self._on_reset)
 
     def configure(self) -> None:
         self._backend: Backend = make_backend(self.params.backend)
         self._period = 1.0 / self.params.rate
-        self._simulated = bool(self.get_parameter("use_sim_time").value)
-        settings = ExecutorSettings(self._period, self.params.blend, self.params.newest_weight)
+        settings = ExecutorSettings(
+            self._period, self.params.blend, self.params.newest_weight, lead=COMMITTED * self._period
+        )
         self._chunk_executor = ChunkExecutor(self.contract, settings)
+        if self._stop_latched:
+            self._chunk_executor.emergency_stop()
+        self._chunk_executor.warm_up()
         source = self.contract.observation.joint_states
         self._watch = StreamWatch(source.topic, source.max_age, self.edges)
         action = self.contract.action
-        self._arm = self.create_publisher(JointTrajectory, action.arm_topic, qos.RELIABLE)
-        self._gripper = self.create_publisher(JointTrajectory, action.gripper_topic, qos.RELIABLE)
+        self._arm = self.create_publisher(JointTrajectory, action.arm_topic, qos.COMMANDS)
+        self._gripper = self.create_publisher(JointTrajectory, action.gripper_topic, qos.COMMANDS)
         self._status = self.create_publisher(messages.ExecutionStatus, "/execution_status", qos.RELIABLE)
         self._subscriptions_made = [
             self.create_subscription(JointState, source.topic, self._on_joint_states, qos.SENSOR),
+            *(
+                [self.create_subscription(JointState, self.params.reference_topic, self._on_reference, qos.RELIABLE)]
+                if self.params.reference_topic
+                else []
+            ),
             self.create_subscription(messages.ActionChunk, "/action_chunk", self._on_chunk, qos.RELIABLE),
-            self.create_subscription(Empty, "/emergency_stop", lambda _: self._emergency_stop(), qos.RELIABLE),
+            self.create_subscription(JointState, "/simulation/arm_placed", self._on_placed, qos.RELIABLE),
         ]
-        self._services_made = [
-            self.create_service(Trigger, "/execution/emergency_stop", self._on_emergency_stop),
-            self.create_service(Trigger, "/execution/reset", self._on_reset),
-        ]
+        self._peers = PeerWatch(self, [name for name in self.params.watched_nodes if name], self._on_peer_lost)
         self._actions = ActionServer(
             self,
             ExecuteChunk,
@@ -104,32 +142,39 @@ class ExecutionNode(ManagedNode):
         )
 
     def activate(self) -> None:
-        self._tracking = False  # until the first joint states say where the arm is
-        self._last_positions: tuple[np.ndarray, float] | None = None
+        self._stream = None  # until the first joint states say where the arm is
+        self._joint_states = JointStateCheck(self.contract)
         self._last_tick, self._last_status = self.now(), -np.inf
+        self._rejoins_at = -np.inf
+        self._last_tick_wall: float | None = None
         self._shown: tuple[ExecutorState, ExecutionCode] | None = None
         self._sequence = 0
         self._capture_to_command = 0.0
-        self._uncommanded: ActionChunk | None = None
+        self._accepted: tuple[float, float] | None = None  # capture stamp, and when, until it is commanded
+        self._planner = Planner(self._plan, partial(self.stages.add, "plan"))
         self._timer = self.create_timer(self._period, self._tick)
 
     def deactivate(self) -> None:
         if self._timer is not None:
             self.destroy_timer(self._timer)
             self._timer = None
-        if self._tracking:
+        if self._stream is not None:
             self._come_to_rest()
+        self._drop_waiting(ExecutionCode.NOT_ACTIVE, "the execution node was deactivated")
         self._finish(ExecutionCode.NOT_ACTIVE, "the execution node was deactivated")
+        self._stream = None
+        if self._planner is not None:
+            self._planner.close()
+            self._planner = None
 
     def cleanup(self) -> None:
         if self._actions is None:
             return
         self._actions.destroy()
         self._actions = None
+        self._peers.close()
         for subscription in self._subscriptions_made:
             self.destroy_subscription(subscription)
-        for service in self._services_made:
-            self.destroy_service(service)
         for publisher in (self._arm, self._gripper, self._status):
             self.destroy_publisher(publisher)
         self._chunk_executor = None
@@ -141,8 +186,8 @@ class ExecutionNode(ManagedNode):
             "motion": self._motion.state.name,
             "error": f"{code.name}: {message}" if code else "",
             "sequence": self._sequence,
+            "lost_nodes": ", ".join(self._peers.lost()),
             "tracking_error_rad": round(self._motion.tracking_error, 4),
-            "capture_to_command_ms": round(self._capture_to_command * 1e3, 1),
         }
 
     @property
@@ -150,84 +195,80 @@ class ExecutionNode(ManagedNode):
         assert self._chunk_executor is not None, "not configured"
         return self._chunk_executor
 
+    # Joint states.
+
     def _on_joint_states(self, message: JointState) -> None:
         if not self.is_active:
             return
         try:
             positions, _, gripper = conversions.joint_state_to_arrays(message, self.contract)
+            stamp = conversions.to_seconds(message.header.stamp)
+            if not self._joint_states.is_newer(stamp, self.now()):
+                return
+            if self._joint_states.last is None:  # these are the first, or the clock was set back
+                self._stream, self._rejoins_at = None, -np.inf
+            self._joint_states.believe(positions, stamp, self._motion.deviation(positions, stamp))
         except MessageError as error:
             self.edges.update("joint states", str(error))
             return
         self.edges.update("joint states", None)
-        stamp = conversions.to_seconds(message.header.stamp)
         self._watch.seen(stamp)
-        if not self._tracking or self._jumped(positions, stamp):
-            self._motion.reset(positions, gripper, stamp)
-            self._finish(ExecutionCode.TRACKING_ERROR, "the arm was put somewhere else")
-            self._tracking = True
-        self._last_positions = (positions, stamp)
+        if self._stream is None and stamp > self._rejoins_at:
+            self._start_from(positions, gripper, stamp)
         self._motion.measured(positions, gripper, stamp)
+        if self._stream is not None and self._motion.error[0] is ExecutionCode.TRACKING_ERROR:
+            self._lose(self._motion.error[1])
 
-    def _jumped(self, positions: np.ndarray, stamp: float) -> bool:
-        """Whether a simulator was reset: the arm is where it cannot have moved to, or time runs backwards.
+    def _on_reference(self, message: JointState) -> None:
+        if self._stream is None or not self.is_active:
+            return
+        if self._stream.is_lost(np.array(message.position), conversions.to_seconds(message.header.stamp)):
+            self._lose("the controller does not follow what it is sent")
 
-        Starting over drops the present velocity, so a real arm never does: there, the tracking error brakes it.
-        """
-        if self._last_positions is None or not self._simulated:
-            return False
-        before, then = self._last_positions
-        allowed = JUMP + 2 * np.array(self.contract.limits.velocity) * max(0.0, stamp - then)
-        jumped = stamp < then - self._period or bool(np.any(np.abs(positions - before) > allowed))
-        if jumped:
-            self.get_logger().info("the arm was put somewhere else; starting over from where it is")
-        return jumped
+    def _lose(self, problem: str) -> None:
+        """Sends nothing, by which the arm comes to rest, and then goes on from where it is."""
+        self.edges.update("controller", problem)
+        self._drop_waiting(ExecutionCode.TRACKING_ERROR, problem)
+        self._finish(ExecutionCode.TRACKING_ERROR, problem)
+        self._stream, self._rejoins_at = None, self.now() + 2 * self.params.rest
+        if self._motion.state is not ExecutorState.STOPPED:
+            self._motion.hold(self.now())
+            self._motion.error = (ExecutionCode.TRACKING_ERROR, problem)
+
+    def _on_placed(self, message: JointState) -> None:
+        """A simulator was reset: the arm is somewhere else, at rest."""
+        if not self.is_active:
+            return
+        positions, _, gripper = conversions.joint_state_to_arrays(message, self.contract)
+        stamp = conversions.to_seconds(message.header.stamp)
+        self._drop_waiting(ExecutionCode.PREEMPTED, "the simulator was reset")
+        self._finish(ExecutionCode.PREEMPTED, "the simulator was reset")
+        self._joint_states.last = positions, stamp
+        self._start_from(positions, gripper, stamp)
+
+    def _start_from(self, positions: np.ndarray, gripper: float, stamp: float) -> None:
+        self._motion.reset(positions, gripper, stamp)
+        self._last_tick = self.now()
+        self.edges.update("controller", None)
+        self._stream = CommandStream(self._motion, self._last_tick, self.params.foreseen, self.params.rest)
+
+    # Chunks.
 
     def _on_chunk(self, message: messages.ActionChunk) -> None:
         if not self.is_active:
             return
-        if not message.poses:  # the policy asks for rest: its instruction is over
-            if self._tracking:
-                self._motion.hold(self.now())
-                self._finish(ExecutionCode.PREEMPTED, "the policy asked for rest")
-            return
-        try:
-            self._accept(message)
-        except MotionRefused:
-            return  # logged, and published with the status
-
-    def _accept(self, message: messages.ActionChunk) -> None:
-        """Hands a chunk to the executor; what was moving is preempted. Raises MotionRefused."""
-        try:
-            if message.header.frame_id != self.contract.base_frame:
-                raise MotionRefused(
-                    ExecutionCode.INVALID_CHUNK,
-                    f"its frame is {message.header.frame_id!r} instead of {self.contract.base_frame!r}",
-                )
-            if not self._tracking:
-                raise MotionRefused(ExecutionCode.STALE_JOINT_STATES, f"no joint states on {self._watch.name} yet")
-            chunk = conversions.message_to_chunk(message)
-            self._motion.accept(chunk, self.now())
-        except MotionRefused as refusal:
-            if self._motion.state is not ExecutorState.STOPPED:
-                self._motion.error = (refusal.code, str(refusal))
-            self.edges.update("chunk refused", f"{refusal.code.name}: {refusal}")
-            self._publish_status(self.now())
-            raise
-        self.edges.update("chunk refused", None)
-        self._sequence = chunk.sequence
-        self._uncommanded = chunk
-        self._finish(ExecutionCode.PREEMPTED, "a newer chunk took over")
+        if message.poses:
+            self._submit(_Request(message))
+        else:  # the policy asks for rest: its instruction is over
+            self._hold(ExecutionCode.PREEMPTED, "the policy asked for rest")
 
     async def _on_goal(self, handle: ServerGoalHandle) -> ExecuteChunk.Result:
-        try:
-            if not self.is_active:
-                raise MotionRefused(ExecutionCode.NOT_ACTIVE, "the execution node is not active")
-            self._accept(handle.request.chunk)
-        except MotionRefused as refusal:
-            handle.abort()
-            return ExecuteChunk.Result(error_code=int(refusal.code), error_msg=str(refusal))
-        self._goal = _Goal(handle, Future())
-        code, message = await self._goal.done  # type: ignore[misc]  # rclpy types a Future by no result
+        request = _Request(handle.request.chunk, handle)
+        if self.is_active:
+            self._submit(request)
+        else:
+            request.finish(ExecutionCode.NOT_ACTIVE, "the execution node is not active")
+        code, message = await request.done  # type: ignore[misc]  # rclpy types a Future by no result
         if code is ExecutionCode.NONE:
             handle.succeed()
         elif code is ExecutionCode.CANCELED:
@@ -236,50 +277,209 @@ class ExecutionNode(ManagedNode):
             handle.abort()
         return ExecuteChunk.Result(error_code=int(code), error_msg=message)
 
+    def _submit(self, request: _Request) -> None:
+        """Hands a chunk to the planning thread; one that still waits there is out of date."""
+        try:
+            self._check_ready(request.chunk)
+        except MotionRefused as refusal:
+            self._refuse(request, refusal)
+            return
+        if self._planner is not None and (outdated := self._planner.submit(request)):
+            outdated.finish(ExecutionCode.PREEMPTED, "a newer chunk took over")
+
+    def _check_ready(self, chunk: messages.ActionChunk) -> None:
+        if chunk.header.frame_id != self.contract.base_frame:
+            raise MotionRefused(
+                ExecutionCode.INVALID_CHUNK,
+                f"its frame is {chunk.header.frame_id!r} instead of {self.contract.base_frame!r}",
+            )
+        if self._stream is None:
+            raise self._not_ready()
+        if lost := self._peers.lost():
+            raise MotionRefused(ExecutionCode.NOT_ACTIVE, f"{', '.join(lost)}: dead or not active any more")
+
+    def _not_ready(self) -> MotionRefused:
+        code, problem = self._motion.error
+        if code is ExecutionCode.TRACKING_ERROR:
+            return MotionRefused(code, problem)
+        return MotionRefused(ExecutionCode.STALE_JOINT_STATES, f"no joint states on {self._watch.name} yet")
+
+    def _plan(self, request: _Request, seconds: float) -> Plan:
+        """In the planning thread."""
+        stream = self._stream
+        if stream is None:
+            raise self._not_ready()
+        return self._motion.plan(conversions.message_to_chunk(request.chunk), stream.until + seconds)
+
+    def _follow_planned(self, until: float) -> None:
+        """Follows what has been planned, once the commands are decided as far as where it begins."""
+        planned = self._planner.take(until) if self._planner is not None else None
+        if planned is None:
+            return
+        request, plan = planned
+        try:
+            if isinstance(plan, MotionRefused):
+                raise plan
+            self._check_ready(request.chunk)
+            self._motion.adopt(plan)
+        except MotionRefused as refusal:
+            if refusal.code is ExecutionCode.PREEMPTED and not request.planned_again:
+                request.planned_again = True
+                self._submit(request)
+            else:
+                self._refuse(request, refusal)
+            return
+        self.edges.update("chunk refused", None)
+        self._sequence = plan.chunk.sequence
+        self._finish(ExecutionCode.PREEMPTED, "a newer chunk took over")
+        self._goal = request
+        self._accepted = (plan.chunk.stamp, time.perf_counter())
+
+    def _refuse(self, request: _Request, refusal: MotionRefused) -> None:
+        if self._motion.state is not ExecutorState.STOPPED:
+            self._motion.error = (refusal.code, str(refusal))
+        self.edges.update("chunk refused", f"{refusal.code.name}: {refusal}")
+        self._publish_status(self.now())
+        request.finish(refusal.code, str(refusal))
+
+    def _drop_waiting(self, code: ExecutionCode, message: str) -> None:
+        """Forgets chunks that are not followed yet."""
+        for request in self._planner.drop() if self._planner is not None else ():
+            request.finish(code, message)
+
     def _finish(self, code: ExecutionCode, message: str) -> None:
-        """Ends the goal in progress, if there is one."""
+        """Ends the chunk that is followed, if there is one."""
         if self._goal is not None:
             goal, self._goal = self._goal, None
-            goal.done.set_result((code, message))
+            goal.finish(code, message)
+
+    # Rest.
+
+    def _hold(self, code: ExecutionCode, message: str) -> None:
+        """Brings the arm to rest on its path and drops every chunk."""
+        self._drop_waiting(code, message)
+        if self._stream is not None:
+            stream = self._stream
+            self._change(lambda: self._motion.hold(stream.until))
+        self._finish(code, message)
+
+    def _change(self, motion: Callable[[], None]) -> None:
+        """Changes the motion from where it is now, and sends it at once."""
+        now, stream = self.now(), self._stream
+        if stream is None or not self._sound(now):
+            motion()
+            return
+        stream.advance(now)
+        motion()
+        self._send(now)
+
+    def _on_peer_lost(self, name: str) -> None:
+        if not self.is_active:
+            return
+        message = f"{name} is dead or not active any more"
+        self.get_logger().warning(f"{message}: the arm comes to rest")
+        self._hold(ExecutionCode.NOT_ACTIVE, message)
+        if self._motion.state is not ExecutorState.STOPPED:
+            self._motion.error = (ExecutionCode.NOT_ACTIVE, message)
+
+    def _come_to_rest(self) -> None:
+        """Sends the way to rest in one piece, and waits as long as it takes, on the wall clock: /clock waits, too."""
+        assert self._stream is not None
+        now = self.now()
+        self._stream.advance(now)
+        self._motion.hold(self._stream.until)
+        trajectory = self._stream.trajectory(now, STOP_PERIODS)
+        self._publish(trajectory)
+        moving = [time for time, command in trajectory.points if np.abs(command.velocities).max() > 1e-3]
+        time.sleep(max(moving, default=0.0))
+
+    def _emergency_stop(self) -> None:
+        if not self._stop_latched:
+            self.get_logger().warning("emergency stop; call /execution/reset before the arm moves again")
+        self._stop_latched = True
+        if self._chunk_executor is None:
+            return
+        self._change(self._motion.emergency_stop)
+        self._drop_waiting(*self._motion.error)
+        self._finish(*self._motion.error)
+
+    def _on_emergency_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._emergency_stop()
+        response.success, response.message = True, "the arm brakes and stays; call /execution/reset to go on"
+        return response
+
+    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success = True
+        response.message = "the arm takes chunks again" if self._stop_latched else "no emergency stop was latched"
+        if self._stop_latched:
+            self.get_logger().info("emergency stop cleared")
+        self._stop_latched = False
+        if self._chunk_executor is not None:
+            self._motion.clear_emergency_stop()
+        return response
+
+    # Commands.
 
     def _tick(self) -> None:
-        now = self.now()
+        now, wall = self.now(), time.monotonic()
+        if self._last_tick_wall is not None:
+            self.stages.add("tick", wall - self._last_tick_wall)
+        self._last_tick_wall = wall
         self._watch.fresh(now)
-        if self._tracking:
-            elapsed = min(max(now - self._last_tick, 0.0), MOST_MISSED * self._period)
-            for i in reversed(range(max(1, round(elapsed / self._period)))):
-                command = self._motion.step(now - i * self._period)
+        if self._stream is not None and self._sound(now):
+            self._stream.advance(now)
             self._last_tick = now
-            self._publish(command)
-            if self._uncommanded is not None:
-                self._capture_to_command = self.now() - self._uncommanded.stamp
-                self._uncommanded = None
-            self._watch_goal(now)
+            self._follow_planned(self._stream.until + self._period / 2)
+            self._watch_goal(now, self._stream)
+            if self._stream.due(now):
+                self._send(now)
         shown = (self._motion.state, self._motion.error[0])
         if shown != self._shown or not 0 <= now - self._last_status < STATUS_PERIOD - self._period / 2:
             self._publish_status(now)
 
-    def _watch_goal(self, now: float) -> None:
+    def _sound(self, now: float) -> bool:
+        """Whether the clock can be believed: it goes on evenly, or the joint states have the same time.
+
+        While it cannot, nothing is sent, and the arm comes to rest by what was sent before.
+        """
+        even = 0 <= now - self._last_tick <= self.params.foreseen + self._period
+        last = self._joint_states.last
+        sound = even or (last is not None and abs(now - last[1]) <= self.contract.observation.joint_states.max_age)
+        problem = None if sound else "jumped; nothing is sent until the joint states have the same time"
+        self.edges.update("clock", problem)
+        return sound
+
+    def _watch_goal(self, now: float, stream: CommandStream) -> None:
         goal, motion = self._goal, self._motion
         if goal is None:
             return
-        if goal.handle.is_cancel_requested and not goal.canceling:
+        rests = motion.at_rest and now >= motion.ends_at
+        if goal.handle is not None and goal.handle.is_cancel_requested and not goal.canceling:
             goal.canceling = True
-            motion.hold(now)
-        if goal.canceling:
-            if motion.at_rest and now >= motion.ends_at:
+            motion.hold(stream.until)
+        elif goal.canceling:
+            if rests:
                 self._finish(ExecutionCode.CANCELED, "canceled; the arm rests")
         elif motion.state is not ExecutorState.FOLLOWING:
             self._finish(*motion.error)
-        elif motion.at_rest and now >= motion.ends_at:
+        elif rests:
             self._finish(ExecutionCode.NONE, "")
 
-    def _publish(self, command: JointCommand) -> None:
-        gripper = self.contract.gripper
-        position = gripper.position(command.gripper)
-        arm_point = self._backend.arm_point(command, self._period)
-        self._arm.publish(_trajectory(self.contract.joints, arm_point))
-        self._gripper.publish(_trajectory((gripper.joint,), self._backend.gripper_point(position, self._period)))
+    def _send(self, now: float) -> None:
+        assert self._stream is not None
+        self._publish(self._stream.trajectory(now))
+        if self._accepted is not None:
+            captured, accepted = self._accepted
+            self._capture_to_command, self._accepted = self.now() - captured, None
+            self.stages.add("capture_to_command", self._capture_to_command)
+            self.stages.add("accepted_to_command", time.perf_counter() - accepted)
+
+    def _publish(self, trajectory: StreamedTrajectory) -> None:
+        gripper, points = self.contract.gripper, trajectory.points
+        arm = [self._backend.arm_point(command, after) for after, command in points]
+        self._arm.publish(_trajectory(self.contract.joints, trajectory.start, arm))
+        finger = [self._backend.gripper_point(gripper.position(command.gripper), after) for after, command in points]
+        self._gripper.publish(_trajectory((gripper.joint,), trajectory.start, finger))
 
     def _publish_status(self, now: float) -> None:
         code, message = self._motion.error
@@ -296,61 +496,31 @@ class ExecutionNode(ManagedNode):
             )
         )
         goal = self._goal
-        if goal is not None and goal.handle.is_active:
+        if goal is not None and goal.handle is not None and goal.handle.is_active:
             goal.handle.publish_feedback(
                 ExecuteChunk.Feedback(step=self._motion.step_index(now), tracking_error=self._motion.tracking_error)
             )
 
-    def _come_to_rest(self) -> None:
-        """Brings the arm to rest before this returns. On the wall clock: callbacks, /clock's too, wait meanwhile."""
-        now, give_up = self.now(), time.monotonic() + 2.0
-        self._motion.hold(now)
-        while time.monotonic() < give_up:
-            self._publish(self._motion.step(now))
-            if self._motion.at_rest and now >= self._motion.ends_at:
-                return
-            now += self._period
-            time.sleep(self._period)
-        self.get_logger().error("the arm did not come to rest within 2 s")
 
-    def _emergency_stop(self) -> None:
-        if self._motion.state is not ExecutorState.STOPPED:
-            self.get_logger().warning("emergency stop; call /execution/reset before the arm moves again")
-        self._motion.emergency_stop()
-        self._finish(*self._motion.error)
-
-    def _on_emergency_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._emergency_stop()
-        response.success, response.message = True, "the arm brakes and stays; call /execution/reset to go on"
-        return response
-
-    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        stopped = self._motion.state is ExecutorState.STOPPED
-        self._motion.clear_emergency_stop()
-        response.success = True
-        response.message = "the arm takes chunks again" if stopped else "no emergency stop was latched"
-        if stopped:
-            self.get_logger().info("emergency stop cleared")
-        return response
-
-
-def _trajectory(joints: tuple[str, ...], point: TrajectoryPoint) -> JointTrajectory:
-    """A one-point trajectory. A zero stamp means: start at once."""
+def _trajectory(joints: tuple[str, ...], start: float, points: list[TrajectoryPoint]) -> JointTrajectory:
     return JointTrajectory(
+        header=conversions.header(start),
         joint_names=list(joints),
         points=[
             JointTrajectoryPoint(
-                positions=list(point.positions),
-                velocities=list(point.velocities),
+                positions=array("d", point.positions),
+                velocities=array("d", point.velocities),
+                accelerations=array("d", point.accelerations),
                 time_from_start=conversions.to_duration(point.time_from_start),
             )
+            for point in points
         ],
     )
 
 
 def main() -> int:
     """Runs the node."""
-    return run_node(ExecutionNode)
+    return run_node(ExecutionNode, real_time=True)
 
 
 if __name__ == "__main__":

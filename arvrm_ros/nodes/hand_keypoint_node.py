@@ -62,7 +62,6 @@ class HandKeypointNode(ManagedNode):
         self._newest: Image | None = None
         self._running = False
         self._processed = self._dropped = 0
-        self._seconds = 0.0
 
     def configure(self) -> None:
         params = cast(HandKeypointParameters, self.params)
@@ -111,7 +110,7 @@ class HandKeypointNode(ManagedNode):
             self._landmarker = None
 
     def diagnose(self) -> dict[str, str | float]:
-        return {"images": self._processed, "dropped": self._dropped, "landmarker_ms": round(1000 * self._seconds, 1)}
+        return {"images": self._processed, "dropped": self._dropped}
 
     def _check(self) -> None:
         self._watch.fresh(time.monotonic())
@@ -147,7 +146,7 @@ class HandKeypointNode(ManagedNode):
         image, stamp = message_to_image(message), to_seconds(message.header.stamp)
         started = time.perf_counter()
         hands = self._landmarker.detect(image, stamp)
-        self._seconds = time.perf_counter() - started
+        self.stages.add("landmarker", time.perf_counter() - started)
         self._processed += 1
         frame = message.header.frame_id
         self._keypoints.publish(detections_to_message(hands, stamp, frame, *image.shape[:2]))

@@ -15,6 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -22,19 +23,27 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
+from rclpy.event_handler import QoSLivelinessChangedInfo, SubscriptionEventCallbacks
 from rclpy.executors import Executor, MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.publisher import Publisher
 from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import Empty
 
 from arvrm_ros.contract import RobotContract, load_contract
 from arvrm_ros.errors import ArvrmError
 from arvrm_ros.nodes import qos
 from arvrm_ros.nodes.parameters import Parameters, declare, read
+from arvrm_ros.nodes.stages import StageTimes
 
 HEARTBEAT_PERIOD = 1.0
 """Wall-clock seconds between two diagnostics of a node."""
+
+REAL_TIME_PRIORITY = 50
+"""Of SCHED_FIFO, as ros2_control's controller manager."""
 
 SHUTDOWN_LIMIT = 8.0
 """Wall-clock seconds after a signal in which a node comes to rest; one that hangs is ended then."""
@@ -58,6 +67,7 @@ class ManagedNode(LifecycleNode):
         params: the validated parameters, from configure on.
         contract: the robot's contract (parameter ``robot``), from configure on.
         edges: logs a problem once when it appears and once when it is gone.
+        stages: latencies and rates of what the node does; part of its diagnostics.
     """
 
     def __init__(self, name: str, parameters: type[Parameters] = Parameters) -> None:
@@ -68,7 +78,9 @@ class ManagedNode(LifecycleNode):
         self.params: Parameters = parameters()
         self.contract: RobotContract
         self.edges = EdgeLogger(self.get_logger())
+        self.stages = StageTimes()
         self._problem = ""
+        self._active: Publisher | None = None
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.RELIABLE)
         self.create_timer(
             HEARTBEAT_PERIOD,
@@ -106,7 +118,7 @@ class ManagedNode(LifecycleNode):
         """Publishes state, problem, process id and :meth:`diagnose`; called by a timer and on every transition."""
         state = self._state_machine.current_state[1]
         try:
-            values = dict(self.diagnose()) if state == "active" else {}
+            values = {**self.diagnose(), **self.stages.figures()} if state == "active" else {}
         except Exception:
             self.get_logger().error(f"diagnose failed:\n{traceback.format_exc()}")
             values = {}
@@ -147,12 +159,14 @@ class ManagedNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = super().on_activate(state)
         if self._run("activate", self.activate):
+            self._active = announce_active(self)
             return result
         self._run("deactivate", self.deactivate, keep_problem=True)
         super().on_deactivate(state)
         return TransitionCallbackReturn.FAILURE
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._retire()
         done = self._run("deactivate", self.deactivate)
         result = super().on_deactivate(state)
         return result if done else TransitionCallbackReturn.ERROR
@@ -172,10 +186,16 @@ class ManagedNode(LifecycleNode):
 
     def _tear_down(self, state: LifecycleState) -> None:
         if state.label == "active":
+            self._retire()
             self._run("deactivate", self.deactivate, keep_problem=True)
             super().on_deactivate(state)
         if state.label in ("active", "inactive"):
             self._run("cleanup", self.cleanup, keep_problem=True)
+
+    def _retire(self) -> None:
+        if self._active is not None:
+            self.destroy_publisher(self._active)
+            self._active = None
 
     def _run(self, what: str, hook: Callable[[], None], keep_problem: bool = False) -> bool:
         """Runs one hook; True when it did not raise."""
@@ -203,10 +223,11 @@ class ManagedNode(LifecycleNode):
 
 
 class EdgeLogger:
-    """Logs a lasting problem once when it appears and once when it is gone, however often it is reported."""
+    """Logs a lasting problem once when it appears and once when it is gone; any thread may report."""
 
     def __init__(self, logger: RcutilsLogger) -> None:
         self._logger = logger
+        self._lock = threading.Lock()
         self._problems: dict[str, str] = {}
 
     def update(self, key: str, problem: str | None) -> None:
@@ -216,18 +237,19 @@ class EdgeLogger:
             key: what is watched, e.g. "static camera".
             problem: what is wrong with it, or None when it is well. A new wording of a lasting problem is not logged.
         """
-        if problem and key not in self._problems:
+        with self._lock:
+            before = self._problems.pop(key, None)
+            if problem:
+                self._problems[key] = problem
+        if problem and before is None:
             self._logger.warning(f"{key}: {problem}")
-        elif not problem and key in self._problems:
+        elif before is not None and not problem:
             self._logger.info(f"{key}: well again")
-        if problem:
-            self._problems[key] = problem
-        else:
-            self._problems.pop(key, None)
 
     def summary(self) -> str:
         """The present problems in one line; empty when there are none."""
-        return "; ".join(f"{key}: {problem}" for key, problem in self._problems.items())
+        with self._lock:
+            return "; ".join(f"{key}: {problem}" for key, problem in self._problems.items())
 
 
 class StreamWatch:
@@ -259,6 +281,54 @@ class StreamWatch:
         return not lost
 
 
+def announce_active(node: Node) -> Publisher:
+    """Says on ``~/active`` that a node is at work, until the publisher is destroyed or its process is gone."""
+    return node.create_publisher(Empty, f"/{node.get_name()}/active", qos.ACTIVE)
+
+
+class PeerWatch:
+    """Notices within a tenth of a second when other nodes die, are stopped or are deactivated.
+
+    By the liveliness of their ``~/active`` publishers, which the middleware keeps up without them; heartbeats, which
+    need a node's own thread, take seconds.
+
+    Args:
+        node: that watches.
+        names: of the nodes to watch; each one counts from when it is first seen active.
+        on_loss: called with the name of one that is lost.
+    """
+
+    def __init__(self, node: Node, names: list[str], on_loss: Callable[[str], None]) -> None:
+        self._node = node
+        self._on_loss = on_loss
+        self._alive: dict[str, bool] = {}
+        self._subscriptions = [
+            node.create_subscription(
+                Empty,
+                f"/{name}/active",
+                lambda _: None,
+                qos.ACTIVE,
+                event_callbacks=SubscriptionEventCallbacks(liveliness=partial(self._on_change, name)),
+            )
+            for name in names
+        ]
+
+    def lost(self) -> list[str]:
+        """Names of those that were active and are not any more."""
+        return [name for name, alive in self._alive.items() if not alive]
+
+    def close(self) -> None:
+        """Ends the watch."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+
+    def _on_change(self, name: str, change: QoSLivelinessChangedInfo) -> None:
+        alive = change.alive_count > 0
+        was, self._alive[name] = self._alive.get(name, False), alive
+        if was and not alive:
+            self._on_loss(name)
+
+
 def stop_on_signals() -> threading.Event:
     """An event that SIGINT and SIGTERM set.
 
@@ -278,7 +348,25 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
-def run_node(factory: Callable[[], ManagedNode], threads: int = 1) -> int:
+def run_in_real_time() -> bool:
+    """Has the kernel prefer this process and the threads it will start (SCHED_FIFO), as ros2_control's manager does.
+
+    Returns:
+        False where that is not permitted (no CAP_SYS_NICE, no rtprio in limits.conf): it then competes as any other.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(REAL_TIME_PRIORITY))
+    except OSError:
+        return False
+    return True
+
+
+def run_in_background() -> None:
+    """Takes the calling thread out of :func:`run_in_real_time`."""
+    os.sched_setscheduler(threading.get_native_id(), os.SCHED_OTHER, os.sched_param(0))
+
+
+def run_node(factory: Callable[[], ManagedNode], threads: int = 1, real_time: bool = False) -> int:
     """Runs a node until SIGINT, SIGTERM or an error, leaves it at rest, ends the process; the ``main`` of every node.
 
     Callbacks, and the shut-down, run in one executor thread (an OpenGL context made in configure stays usable); the
@@ -287,14 +375,18 @@ def run_node(factory: Callable[[], ManagedNode], threads: int = 1) -> int:
     Args:
         factory: makes the node.
         threads: 1 for the events executor; more for a multi-threaded one, when callbacks have to run beside each other.
+        real_time: whether the kernel should prefer it to whatever else runs, where it may.
 
     Returns:
         1 when the node could not be made. Else the process ends: with status 0 after a signal, 1 after an error.
     """
     stop = stop_on_signals()
+    preferred = real_time and run_in_real_time()
     rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = factory()
+        if real_time and not preferred:
+            node.get_logger().info("not permitted to run in real time: commands may be late on a busy machine")
     except Exception as error:
         print(f"{sys.argv[0]}: {type(error).__name__}: {error}", file=sys.stderr)
         rclpy.shutdown()

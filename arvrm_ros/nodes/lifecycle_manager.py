@@ -32,7 +32,7 @@ from std_srvs.srv import Trigger
 
 from arvrm_ros.errors import ArvrmError
 from arvrm_ros.nodes import qos
-from arvrm_ros.nodes.lifecycle import HEARTBEAT_PERIOD, EdgeLogger, stop_on_signals
+from arvrm_ros.nodes.lifecycle import HEARTBEAT_PERIOD, EdgeLogger, announce_active, stop_on_signals
 from arvrm_ros.nodes.parameters import Parameters, declare, parameter, read
 from arvrm_ros.suite import MANAGER, SUITE_UP
 
@@ -117,6 +117,7 @@ class LifecycleManager(Node):
                 for name in self._nodes:
                     self._bring(name, transition)
             self._state = "active"
+            announce_active(self)
             self.get_logger().info(f"{SUITE_UP}: {', '.join(self._nodes)}")
             self._watch()
             status = 0

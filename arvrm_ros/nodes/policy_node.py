@@ -101,8 +101,6 @@ class PolicyNode(ManagedNode):
         self._thread: threading.Thread | None = None
         self._timer: Any = None
         self._sequence = 0
-        self._last_seconds = 0.0
-        self._result: tuple[FollowInstruction.Result, str] | None = None
 
     def configure(self) -> None:
         self._policy = load_policy(self.params.policy, self.contract)
@@ -180,7 +178,6 @@ class PolicyNode(ManagedNode):
             "policy": self._policy.name,
             "instruction": session.instruction if session else "",
             "chunks": self._sequence,
-            "policy_ms": round(1e3 * self._last_seconds, 1),
         }
 
     def _made(self, publisher: Any) -> Any:
@@ -233,6 +230,7 @@ class PolicyNode(ManagedNode):
             session.confidence = message.confidence
             session.captions = [motion.caption for motion in message.motions]
             self._wake.notify_all()
+        self._publish_feedback(session)
 
     def _on_execution(self, message: messages.ExecutionStatus) -> None:
         with self._wake:
@@ -270,12 +268,14 @@ class PolicyNode(ManagedNode):
         if not (np.isfinite(session.timeout) and session.timeout > 0):
             session.timeout = self.params.timeout
         if self._session is not None:
-            self._end(self._session, InstructionCode.PREEMPTED, "a newer instruction took over")
+            rest = self.contract.watchdogs.rest_between_instructions
+            self._end(self._session, InstructionCode.PREEMPTED, "a newer instruction took over", rest)
         with self._wake:
             self._session = session
             self._wake.notify_all()
         self._instructions.publish(String(data=instruction))
         self.get_logger().info(f"following {instruction!r}")
+        self._publish_feedback(session)
 
     def _supervise(self) -> None:
         session = self._session
@@ -321,11 +321,13 @@ class PolicyNode(ManagedNode):
             session.stale = None
             self.edges.update("observation", None)
 
-    def _end(self, session: _Session, code: InstructionCode, message: str) -> None:
+    def _end(self, session: _Session, code: InstructionCode, message: str, rest: bool = True) -> None:
         """Ends the goal in progress: the arm is asked to rest, the instruction is cleared, the result is sent."""
         with self._wake:
             self._session = None
-            self._publish_hold(session)
+            if rest:
+                self._publish_hold(session)
+        self.edges.update("observation", None)
         self._instructions.publish(String(data=""))
         self._conclude(session, code, message)
         self.get_logger().info(
@@ -414,7 +416,9 @@ class PolicyNode(ManagedNode):
         started = time.perf_counter()
         chunk = self._policy.predict_chunk(observation)
         seconds = time.perf_counter() - started
-        self._last_seconds = seconds
+        period = self.contract.action.step_period
+        slow = f"a step takes {seconds:.2f} s, longer than the {period:g} s from one step of a chunk to the next"
+        self.edges.update("policy", slow if seconds > period else None)
         chunk.stages = {"image_to_policy": max(0.0, age), **chunk.stages, "policy_step": seconds}
         chunk.instruction = session.instruction
         with self._wake:
@@ -428,18 +432,23 @@ class PolicyNode(ManagedNode):
             session.progress = chunk.progress
             self._judge_progress(session)
             self._chunks.publish(conversions.chunk_to_message(chunk, self.contract.base_frame))
-        session.goal.publish_feedback(
-            FollowInstruction.Feedback(
-                phase="following",
-                step=session.steps,
-                progress=float(chunk.progress),
-                confidence=float(session.confidence),
-                retrieved=session.captions,
-                policy_seconds=seconds,
-            )
-        )
+        for stage, took in chunk.stages.items():
+            self.stages.add(stage, took)
+        self._publish_feedback(session, seconds)
         if session.steps == 1:
             self._publish_map()
+
+    def _publish_feedback(self, session: _Session, policy_seconds: float = 0.0) -> None:
+        session.goal.publish_feedback(
+            FollowInstruction.Feedback(
+                phase="following" if session.following else "retrieving",
+                step=session.steps,
+                progress=float(session.progress),
+                confidence=float(session.confidence),
+                retrieved=session.captions,
+                policy_seconds=policy_seconds,
+            )
+        )
 
     def _judge_progress(self, session: _Session) -> None:
         """Without an oracle, the policy's own estimate ends the instruction."""

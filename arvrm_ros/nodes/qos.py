@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The quality-of-service profiles of every topic, by what the data is for."""
 
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.duration import Duration
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 
 SENSOR = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
@@ -18,7 +19,26 @@ RELIABLE = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE,
 )
-"""Chunks, trajectories, status, diagnostics: each one counts."""
+"""Chunks, status, diagnostics: each one counts."""
+
+COMMANDS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+    lifespan=Duration(seconds=0.06),
+)
+"""Trajectories to the controllers: the newest replaces the others, and one that is late is dropped on its way."""
+
+ACTIVE = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+    liveliness=LivelinessPolicy.AUTOMATIC,
+    liveliness_lease_duration=Duration(seconds=0.08),
+)
+"""A node's ``~/active``: nothing is sent; the middleware says within the lease that the process is gone or stopped."""
 
 LATCHED = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,

@@ -89,7 +89,6 @@ class RetrievalNode(ManagedNode):
         self._newest: tuple[float, np.ndarray] | None = None
         self._task = ""
         self._scene: np.ndarray | None = None  # feature of the newest image of the last search
-        self._seconds = 0.0
         self._searches = 0
 
     def configure(self) -> None:
@@ -152,7 +151,7 @@ class RetrievalNode(ManagedNode):
 
     def diagnose(self) -> dict[str, str | float]:
         clips = len(self._search) if self._search else 0
-        return {"clips": clips, "searches": self._searches, "search_ms": round(1000 * self._seconds, 1)}
+        return {"clips": clips, "searches": self._searches}
 
     def _check(self) -> None:
         self._watch.fresh(time.monotonic())
@@ -263,7 +262,7 @@ class RetrievalNode(ManagedNode):
             images = [image for _, image in history]
             result, visual = self._find(instruction, images, params.k, params.mode, self._task)
             self._scene = unit(visual[-1])
-        self._seconds = time.perf_counter() - started
+        self.stages.add("search", time.perf_counter() - started)
         with self._wake:
             if instruction != self._instruction:
                 return  # a newer one came meanwhile

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated tabletop as a robot: what a real arm and its cameras publish, what ros2_control listens to.
 
+Beyond that, ``/simulation/arm_placed`` says where a reset put the arm, and ``/simulation/controller_state`` what the
+arm's trajectory controller asks of the joints at each tick, for whoever judges the motion.
+
 Three threads: the executor's takes messages, one runs the physics and publishes every 10 ms of simulated time, one owns
 the OpenGL context and renders, so that an image never delays a joint state.
 """
@@ -29,7 +32,7 @@ from arvrm_ros.errors import ArvrmError
 from arvrm_ros.msg import TaskStatus
 from arvrm_ros.nodes import qos
 from arvrm_ros.nodes.conversions import header, image_to_message, to_seconds, to_time
-from arvrm_ros.nodes.lifecycle import ManagedNode, run_node
+from arvrm_ros.nodes.lifecycle import ManagedNode, run_in_background, run_node
 from arvrm_ros.nodes.parameters import Parameters, parameter
 from arvrm_ros.simulation.scene import SceneState
 from arvrm_ros.simulation.tabletop import Snapshot, Tabletop
@@ -46,6 +49,9 @@ MAX_CATCH_UP = 0.05
 RESET_TIMEOUT = 20.0
 """Wall seconds after which a reset is reported as failed."""
 
+DEAF = 0.3
+"""Simulated seconds after a reset for which trajectories are dropped: they were meant for where the arm was before."""
+
 
 @dataclass(frozen=True)
 class SimulationParameters(Parameters):
@@ -56,7 +62,7 @@ class SimulationParameters(Parameters):
     task: str = parameter("", "id of the task to judge from the start; empty judges none")
     real_time_factor: float = parameter(1.0, "simulated seconds per wall-clock second", low=0.05, high=20.0)
     end_velocity: bool = parameter(
-        True, "whether a trajectory's last point may move (allow_nonzero_velocity_at_trajectory_end of ros2_control)"
+        False, "whether a trajectory's last point may move (allow_nonzero_velocity_at_trajectory_end of ros2_control)"
     )
     image_rate: float = parameter(10.0, "images per simulated second and camera", unit="Hz", low=0.5, high=50.0)
     status_rate: float = parameter(10.0, "task judgements per simulated second", unit="Hz", low=0.5, high=100.0)
@@ -94,9 +100,10 @@ class SimulationNode(ManagedNode):
         self._world.reset(self.params.seed, self.params.task or None)
         self._judge = Judge(self.params.task, self._world.state())
         self._ticks = 0
+        self._deaf_until = 0.0
         self._resets: queue.SimpleQueue[tuple[ResetScene.Request, Future]] = queue.SimpleQueue()
         self._frames: queue.Queue[tuple[float, Snapshot]] = queue.Queue(maxsize=1)
-        self._lag = self._render_seconds = 0.0
+        self._lag = 0.0
 
         fingers = self._world.finger_joints
         self._joint_names = [*contract.joints, *fingers]
@@ -107,6 +114,8 @@ class SimulationNode(ManagedNode):
 
         self._clock_publisher = self._publisher(Clock, "/clock", qos.CLOCK)
         self._joint_publisher = self._publisher(JointState, contract.observation.joint_states.topic, qos.SENSOR)
+        self._placed_publisher = self._publisher(JointState, "/simulation/arm_placed", qos.RELIABLE)
+        self._controller_publisher = self._publisher(JointState, "/simulation/controller_state", qos.RELIABLE)
         self._status_publisher = self._publisher(TaskStatus, "/task_status", qos.RELIABLE)
         self._image_publishers = {
             name: (
@@ -123,7 +132,7 @@ class SimulationNode(ManagedNode):
                 JointTrajectory,
                 topic,
                 partial(self._on_trajectory, topic, controller),
-                qos.RELIABLE,
+                qos.COMMANDS,
             )
             self._entities.append(partial(self.destroy_subscription, subscription))
         service = self.create_service(ResetScene, "/simulation/reset", self._on_reset)
@@ -155,7 +164,6 @@ class SimulationNode(ManagedNode):
             "simulated_seconds": round(self._ticks * TICK, 2),
             "task": self._judge.task,
             "lag_ms": round(1e3 * self._lag, 1),
-            "render_ms": round(1e3 * self._render_seconds, 1),
         }
 
     # In the executor's thread.
@@ -168,15 +176,20 @@ class SimulationNode(ManagedNode):
     def _on_trajectory(self, topic: str, controller: TrajectoryController, message: JointTrajectory) -> None:
         points = [
             TrajectoryPoint(
-                np.array(point.positions), np.array(point.velocities) if point.velocities else None,
+                np.array(point.positions),
+                np.array(point.velocities) if point.velocities else None,
                 to_seconds(point.time_from_start),
+                np.array(point.accelerations) if point.accelerations else None,
             )
             for point in message.points
-        ]  # fmt: skip
+        ]
         start = to_seconds(message.header.stamp) or None
+        now = self._ticks * TICK
+        if now < self._deaf_until:
+            return
         try:
             with self._lock:
-                controller.accept(list(message.joint_names), points, start, self._ticks * TICK)
+                controller.accept(list(message.joint_names), points, start, now)
         except TrajectoryError as error:
             self.edges.update(topic, f"rejected: {error}")
         else:
@@ -207,7 +220,9 @@ class SimulationNode(ManagedNode):
         while self._running.is_set():
             self._serve_resets()
             self._ticks += 1
+            began = time.perf_counter()
             self._step()
+            self.stages.add("physics", time.perf_counter() - began)
             self._publish_state()
             if self._ticks % image_ticks == 0:
                 self._request_images()
@@ -229,7 +244,9 @@ class SimulationNode(ManagedNode):
                 done.set_exception(error)
                 continue
             self._judge = Judge(request.task, self._world.state())
+            self._deaf_until = self._ticks * TICK + DEAF
             self._hold_measured()
+            self._placed_publisher.publish(self._joint_state())
             done.set_result(None)
 
     def _hold_measured(self) -> None:
@@ -241,19 +258,25 @@ class SimulationNode(ManagedNode):
     def _step(self) -> None:
         now = self._ticks * TICK
         with self._lock:
-            arm, _ = self._arm.sample(now)
+            arm, velocity = self._arm.sample(now)
             finger, _ = self._gripper.sample(now)
+        if self._controller_publisher.get_subscription_count():
+            message = JointState(name=list(self.contract.joints), position=arm.tolist(), velocity=velocity.tolist())
+            message.header.stamp = to_time(now)
+            self._controller_publisher.publish(message)
         self._world.command(arm, self.contract.gripper.opening(float(finger[0])))
         self._world.advance(TICK)
 
     def _publish_state(self) -> None:
-        stamp = to_time(self._ticks * TICK)
-        self._clock_publisher.publish(Clock(clock=stamp))
+        self._clock_publisher.publish(Clock(clock=to_time(self._ticks * TICK)))
+        self._joint_publisher.publish(self._joint_state())
+
+    def _joint_state(self) -> JointState:
         position, velocity, effort = self._world.joint_state()
         message = JointState(name=self._joint_names)
-        message.header.stamp = stamp
+        message.header.stamp = to_time(self._ticks * TICK)
         message.position, message.velocity, message.effort = position.tolist(), velocity.tolist(), effort.tolist()
-        self._joint_publisher.publish(message)
+        return message
 
     def _request_images(self) -> None:
         try:
@@ -272,6 +295,7 @@ class SimulationNode(ManagedNode):
     # In the rendering thread.
 
     def _run_rendering(self) -> None:
+        run_in_background()  # only the robot's controller is in a hurry
         view = Tabletop(self.contract, self.params.variant)
         try:
             while self._running.is_set():
@@ -284,7 +308,7 @@ class SimulationNode(ManagedNode):
                 view.show(snapshot)
                 for camera, publishers in self._image_publishers.items():
                     self._publish_image(view, camera, stamp, *publishers)
-                self._render_seconds = time.perf_counter() - started
+                self.stages.add("render", time.perf_counter() - started)
         finally:
             view.close()
 
@@ -317,7 +341,7 @@ class SimulationNode(ManagedNode):
 
 def main() -> int:
     """Runs the node."""
-    return run_node(SimulationNode)
+    return run_node(SimulationNode, real_time=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,13 @@ from arvrm_ros.errors import ArvrmError, InstructionCode
 
 HISTORY = 100
 """Joint states kept, so that one as old as the images is at hand."""
+
+SET_BACK = 1.0
+"""Seconds by which a stamp has to be older than the newest one to mean that the clock was set back; a message that is
+less old came late and is left out."""
+
+FROZEN = 0.1
+"""Radians that a joint moves, at least, while a picture stays the same, for its camera to count as frozen."""
 
 
 class StaleInputError(ArvrmError):
@@ -43,12 +51,14 @@ class ObservationBuffer:
             name: deque(maxlen=4) for name in contract.observation.cameras
         }
         self._joints: deque[tuple[float, np.ndarray, float]] = deque(maxlen=HISTORY)
+        self._same_since: dict[str, np.ndarray] = {}  # joint positions when the camera's present picture first came
 
     def clear(self) -> None:
         """Forgets everything."""
         for images in self._images.values():
             images.clear()
         self._joints.clear()
+        self._same_since.clear()
 
     def add_image(self, camera: str, stamp: float, image: np.ndarray) -> None:
         """Takes an image, (H, W, 3) uint8 RGB.
@@ -63,15 +73,18 @@ class ObservationBuffer:
                 f"the contract says {wanted.width}x{wanted.height}: check camera_node"
             )
         images = self._images[camera]
-        if images and stamp < images[-1][0]:
-            images.clear()  # the clock was set back
+        if not _comes_after(images, stamp):
+            return
+        if not images or not np.array_equal(images[-1][1], image):
+            self._same_since.pop(camera, None)
+        if self._joints:
+            self._same_since.setdefault(camera, self._joints[-1][1])
         images.append((stamp, image))
 
     def add_joints(self, stamp: float, positions: np.ndarray, gripper: float) -> None:
         """Takes (n,) finite joint positions in radians, in the contract's order, and a gripper opening in [0, 1]."""
-        if self._joints and stamp < self._joints[-1][0]:
-            self._joints.clear()
-        self._joints.append((stamp, positions, gripper))
+        if _comes_after(self._joints, stamp):
+            self._joints.append((stamp, positions, gripper))
 
     def newest_stamp(self) -> float | None:
         """Stamp of the newest set of images that belong together, None when there is none."""
@@ -102,10 +115,17 @@ class ObservationBuffer:
         return Observation(stamp, {name: image for name, (_, image) in together.items()}, positions, gripper)
 
     def check(self, now: float) -> None:
-        """Raises :class:`StaleInputError` when an input is missing or older than the contract allows."""
+        """Raises :class:`StaleInputError` when an input is missing, frozen, or older than the contract allows."""
         for name, camera in self._contract.observation.cameras.items():
             newest = self._images[name][-1][0] if self._images[name] else None
             self._check(InstructionCode.STALE_IMAGES, camera.topic, newest, now, camera.max_age)
+            if self._joints and name in self._same_since:
+                moved = float(np.abs(self._joints[-1][1] - self._same_since[name]).max())
+                if moved > FROZEN:
+                    raise StaleInputError(
+                        InstructionCode.STALE_IMAGES,
+                        f"{camera.topic} shows the same picture although the arm has moved by {moved:.2f} rad",
+                    )
         joints = self._contract.observation.joint_states
         newest = self._joints[-1][0] if self._joints else None
         self._check(InstructionCode.STALE_JOINT_STATES, joints.topic, newest, now, joints.max_age)
@@ -116,6 +136,10 @@ class ObservationBuffer:
             raise StaleInputError(code, f"nothing received on {topic}")
         if now - newest > max_age:
             raise StaleInputError(code, f"{topic} is silent for more than {max_age:g} s")
+        if newest - now > max_age:
+            raise StaleInputError(
+                code, f"{topic} is stamped {newest - now:.1f} s in the future; do all nodes use the same clock?"
+            )
 
     def _together(self) -> dict[str, tuple[float, np.ndarray]] | None:
         """The newest images, one per camera, that are at most the tolerance apart."""
@@ -128,3 +152,10 @@ class ObservationBuffer:
             if all(image is not None and abs(image[0] - reference[0]) <= self._tolerance for image in chosen):
                 return dict(zip(self._images, [reference, *filter(None, chosen)], strict=True))
         return None
+
+
+def _comes_after(kept: deque[Any], stamp: float) -> bool:
+    """Whether a stamp is newer than the last one kept; forgets them all when the clock was set back."""
+    if kept and stamp < kept[-1][0] - SET_BACK:
+        kept.clear()
+    return not kept or stamp > kept[-1][0]

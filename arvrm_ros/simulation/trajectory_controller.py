@@ -7,7 +7,10 @@ It is as strict as the real one: what the simulator accepts, a robot's controlle
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -21,19 +24,40 @@ class TrajectoryError(ArvrmError):
 
 @dataclass(frozen=True)
 class TrajectoryPoint:
-    """One point: (n,) positions, (n,) velocities or None, and seconds after the trajectory's start."""
+    """One point: (n,) positions, velocities and accelerations or None, and seconds after the trajectory's start."""
 
     positions: np.ndarray
     velocities: np.ndarray | None
     time_from_start: float
+    accelerations: np.ndarray | None = None
+
+    def derivatives(self, order: list[int]) -> list[np.ndarray]:
+        """Position and those derivatives that are given without a gap, the joints put into an order."""
+        given = [self.positions[order]]
+        for values in (self.velocities, self.accelerations):
+            if values is None:
+                break
+            given.append(values[order])
+        return given
+
+
+@cache
+def _hermite(derivatives: int) -> np.ndarray:
+    """(2 d, 2 d): the d derivatives at 0 and at 1 to the coefficients of the polynomial that has them."""
+    count = 2 * derivatives
+    rows = np.zeros((count, count))
+    for row in range(count):
+        for power in range(row % derivatives, count):
+            rows[row, power] = math.perm(power, row % derivatives) * (row >= derivatives or power == row % derivatives)
+    return np.linalg.inv(rows)
 
 
 class TrajectoryController:
     """Interpolates joint trajectories from where the joints are commanded to be now.
 
-    Linear between positions; cubic where both ends have velocities. As with the real controller's defaults, every
-    joint has to be named (in any order) and times have to increase. A new trajectory replaces the old one from now on;
-    after its end the last point is held.
+    Linear between positions; cubic where both ends have velocities, quintic where they have accelerations. As with the
+    real controller's defaults, every joint has to be named (in any order) and times have to increase. A new trajectory
+    replaces the old one from now on; after its end the last point is held.
 
     Args:
         joints: names, in the order of all arrays in and out.
@@ -47,10 +71,9 @@ class TrajectoryController:
 
     def reset(self, positions: np.ndarray, now: float) -> None:
         """Holds (n,) positions from now on."""
-        self._times = np.array([now])
-        self._positions = np.array([positions], float)
-        self._velocities = np.zeros_like(self._positions)
-        self._cubic = np.zeros(0, bool)
+        still = np.zeros(len(self.joints))
+        self._times = [now]
+        self._knots = [[np.array(positions, float), still, still]]
 
     def accept(self, names: list[str], points: list[TrajectoryPoint], start: float | None, now: float) -> None:
         """Follows a trajectory.
@@ -70,15 +93,10 @@ class TrajectoryController:
         if start is not None and times[-1] < now:
             raise TrajectoryError(f"trajectory ends {now - times[-1]:.3f} s in the past")
         order = [names.index(joint) for joint in self.joints]
-        position, velocity = self.sample(now)
+        present = list(self.state(now))
         ahead = [i for i, time in enumerate(times) if time > now] or [len(points) - 1]
-        has_velocity = [points[i].velocities is not None for i in ahead]
-        self._positions = np.array([position, *(points[i].positions[order] for i in ahead)])
-        self._velocities = np.array(
-            [velocity, *(np.zeros(len(order)) if (v := points[i].velocities) is None else v[order] for i in ahead)]
-        )
-        self._times = np.array([now, *times[ahead]])
-        self._cubic = np.array([has_velocity[0], *(a and b for a, b in pairwise(has_velocity))])
+        self._times = [now, *times[ahead]]
+        self._knots = [present, *(points[i].derivatives(order) for i in ahead)]
 
     def _check(self, names: list[str], points: list[TrajectoryPoint]) -> None:
         n = len(self.joints)
@@ -87,7 +105,8 @@ class TrajectoryController:
         if not points:
             raise TrajectoryError("trajectory has no points")
         for i, point in enumerate(points):
-            arrays = [point.positions] if point.velocities is None else [point.positions, point.velocities]
+            given = (point.positions, point.velocities, point.accelerations)
+            arrays = [values for values in given if values is not None]
             if any(len(values) != n for values in arrays):
                 raise TrajectoryError(f"point {i} does not have {n} positions (and {n} or no velocities)")
             if not all(np.all(np.isfinite(values)) for values in arrays):
@@ -101,16 +120,25 @@ class TrajectoryController:
 
     def sample(self, now: float) -> tuple[np.ndarray, np.ndarray]:
         """(n,) commanded positions and velocities."""
-        i = int(np.searchsorted(self._times, now, side="right")) - 1
-        if i < 0 or i >= len(self._cubic):
-            return self._positions[0 if i < 0 else -1].copy(), np.zeros(len(self.joints))
+        return self.state(now)[:2]
+
+    def state(self, now: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(n,) commanded positions, velocities and accelerations."""
+        i = bisect_right(self._times, now) - 1
+        if i < 0 or i >= len(self._times) - 1:
+            still = np.zeros(len(self.joints))
+            return self._knots[0 if i < 0 else -1][0].copy(), still, still.copy()
+        before, after = self._knots[i : i + 2]
+        order = min(len(before), len(after))
         period = self._times[i + 1] - self._times[i]
+        scaled = [values * period**j for knot in (before, after) for j, values in enumerate(knot[:order])]
+        coefficients = _hermite(order) @ np.stack(scaled)
         s = (now - self._times[i]) / period
-        p0, p1 = self._positions[i : i + 2]
-        if not self._cubic[i]:
-            return p0 + s * (p1 - p0), (p1 - p0) / period
-        v0, v1 = self._velocities[i : i + 2] * period
-        position = (2 * s**3 - 3 * s**2 + 1) * p0 + (s**3 - 2 * s**2 + s) * v0
-        position += (3 * s**2 - 2 * s**3) * p1 + (s**3 - s**2) * v1
-        velocity = (6 * s**2 - 6 * s) * (p0 - p1) + (3 * s**2 - 4 * s + 1) * v0 + (3 * s**2 - 2 * s) * v1
-        return position, velocity / period
+        powers = np.arange(2 * order)
+        rows = [
+            s**powers,
+            powers * s ** np.maximum(powers - 1, 0),
+            powers * (powers - 1) * s ** np.maximum(powers - 2, 0),
+        ]
+        position, velocity, acceleration = np.stack(rows) @ coefficients
+        return position, velocity / period, acceleration / period**2

@@ -20,17 +20,19 @@ BACKENDS = ("embedded", "controller", "moveit")
 
 @dataclass(frozen=True)
 class TrajectoryPoint:
-    """The single point of a ``trajectory_msgs/JointTrajectory`` that starts when it is received.
+    """One point of a ``trajectory_msgs/JointTrajectory``.
 
     Attributes:
         positions: rad or m, one per joint.
         velocities: rad/s or m/s, one per joint, or empty.
         time_from_start: seconds, > 0.
+        accelerations: rad/s^2 or m/s^2, one per joint, or empty.
     """
 
     positions: tuple[float, ...]
     velocities: tuple[float, ...]
     time_from_start: float
+    accelerations: tuple[float, ...] = ()
 
 
 class Backend(Protocol):
@@ -45,11 +47,11 @@ class Backend(Protocol):
             MotionRefused: BACKEND_UNAVAILABLE; the message names what to install.
         """
 
-    def arm_point(self, command: JointCommand, period: float) -> TrajectoryPoint:
-        """The arm's point for one control period in seconds; positions in the contract's joint order."""
+    def arm_point(self, command: JointCommand, after: float) -> TrajectoryPoint:
+        """The arm's point ``after`` seconds from the trajectory's start; positions in the contract's joint order."""
 
-    def gripper_point(self, position: float, period: float) -> TrajectoryPoint:
-        """The gripper's point for one control period in seconds; position of its joint in metres."""
+    def gripper_point(self, position: float, after: float) -> TrajectoryPoint:
+        """The gripper's point ``after`` seconds from the trajectory's start; position of its joint in metres."""
 
 
 def make_backend(name: str) -> Backend:

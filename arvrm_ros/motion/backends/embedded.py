@@ -9,17 +9,19 @@ from arvrm_ros.motion.executor import JointCommand
 
 
 class Backend:
-    """Positions and velocities, one point per control period. Needs nothing but this package."""
+    """Positions with their derivatives. Needs nothing but this package."""
 
     name = "embedded"
 
     def check(self) -> None:
         """Always usable."""
 
-    def arm_point(self, command: JointCommand, period: float) -> TrajectoryPoint:
-        """Positions and velocities at the end of the period."""
-        return TrajectoryPoint(tuple(command.positions.tolist()), tuple(command.velocities.tolist()), period)
+    def arm_point(self, command: JointCommand, after: float) -> TrajectoryPoint:
+        """Positions, velocities and accelerations."""
+        motion = (tuple(v.tolist()) for v in (command.positions, command.velocities, command.accelerations))
+        positions, velocities, accelerations = motion
+        return TrajectoryPoint(positions, velocities, after, accelerations)
 
-    def gripper_point(self, position: float, period: float) -> TrajectoryPoint:
-        """The position at the end of the period."""
-        return TrajectoryPoint((position,), (), period)
+    def gripper_point(self, position: float, after: float) -> TrajectoryPoint:
+        """The position."""
+        return TrajectoryPoint((position,), (), after)

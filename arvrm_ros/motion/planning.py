@@ -1,0 +1,95 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Plans chunks in a thread of its own, so that solving them does not delay the commands."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from arvrm_ros.errors import MotionRefused
+from arvrm_ros.motion.executor import Plan
+
+GIL_SWITCH = 0.0005  # s; Python's default would let the planning thread delay a command by 5 ms
+FORGETTING = 0.95  # of the longest planning time, from one plan to the next
+
+T = TypeVar("T")
+
+
+class Planner(Generic[T]):
+    """Plans the newest request; one that still waits when a newer one comes is out of date.
+
+    Args:
+        solve: plans a request that it is expected to take this many seconds for; may raise MotionRefused.
+        done: called, in the thread, with the seconds that a plan took.
+    """
+
+    def __init__(self, solve: Callable[[T, float], Plan], done: Callable[[float], None]) -> None:
+        sys.setswitchinterval(GIL_SWITCH)
+        self._solve, self._done = solve, done
+        self._seconds = 0.02
+        self._changed = threading.Condition()  # guards the four below
+        self._waiting: T | None = None
+        self._solved: T | None = None  # the one that is being solved
+        self._planned: tuple[T, Plan | MotionRefused] | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="planning", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: T) -> T | None:
+        """Takes a request, and returns the one that is out of date by it."""
+        with self._changed:
+            outdated, self._waiting = self._waiting, request
+            self._changed.notify_all()
+        return outdated
+
+    def take(self, until: float) -> tuple[T, Plan | MotionRefused] | None:
+        """The request that was planned, once its path begins before ``until`` (seconds); each one is given once."""
+        with self._changed:
+            planned = self._planned
+            if planned is None or (isinstance(planned[1], Plan) and planned[1].path.start > until):
+                return None
+            self._planned = None
+            self._changed.notify_all()
+        return planned
+
+    def drop(self) -> list[T]:
+        """Forgets what is not taken yet, and returns it."""
+        with self._changed:
+            planned = self._planned and self._planned[0]
+            dropped = [request for request in (self._waiting, self._solved, planned) if request is not None]
+            self._waiting = self._solved = self._planned = None
+            self._changed.notify_all()
+        return dropped
+
+    def close(self) -> None:
+        """Ends the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or (self._waiting is not None and self._planned is None))
+                request, self._waiting = self._waiting, None
+                self._solved = request
+            if self._closed or request is None:
+                return
+            began = time.perf_counter()
+            plan: Plan | MotionRefused
+            try:
+                plan = self._solve(request, self._seconds)
+            except MotionRefused as refusal:
+                plan = refusal
+            seconds = time.perf_counter() - began
+            self._seconds = max(FORGETTING * self._seconds, seconds)
+            self._done(seconds)
+            with self._changed:
+                if self._solved is request:  # else it was dropped meanwhile
+                    self._planned = request, plan
+                self._solved = None

@@ -1,0 +1,81 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which joint states can be true of this arm; the others are left out, as if they had not come."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from arvrm_ros.contract import RobotContract
+from arvrm_ros.data.messages import MessageError
+from arvrm_ros.motion.safety import CLOCK_TOLERANCE
+
+JUMP = 0.1  # rad between two joint states beyond what the velocity limits allow: not a measurement of this arm
+LONGEST_GAP = 0.03  # s between two joint states, at most, for which the arm is granted a motion
+OUT_OF_RANGE = 0.1  # rad beyond the position limits
+STARTS_OVER = 5  # joint states in a row whose clock was set back
+
+
+class JointStateCheck:
+    """Compares joint states with the ones before.
+
+    Args:
+        contract: whose limits hold.
+
+    Attributes:
+        last: (n,) rad that were believed last, and their stamp; None before the first, and when the clock was set back.
+    """
+
+    def __init__(self, contract: RobotContract) -> None:
+        self._contract = contract
+        self._set_back = 0
+        self.last: tuple[np.ndarray, float] | None = None
+
+    def is_newer(self, stamp: float, now: float) -> bool:
+        """Whether joint states are the newest so far; those that come out of order or again are left out.
+
+        Raises:
+            MessageError: they come from the future.
+        """
+        if stamp > now + max(CLOCK_TOLERANCE, self._contract.observation.joint_states.max_age):
+            raise MessageError(f"stamped {stamp - now:.2f} s in the future; do the robot and this node share a clock?")
+        if self.last is None or stamp > self.last[1]:
+            self._set_back = 0
+            return True
+        # A simulator that was started anew counts from zero again.
+        starts_over = self.last[1] > now + CLOCK_TOLERANCE and abs(now - stamp) < CLOCK_TOLERANCE
+        self._set_back = self._set_back + 1 if starts_over else 0
+        if self._set_back < STARTS_OVER:
+            return False
+        self.last, self._set_back = None, 0
+        return True
+
+    def believe(self, positions: np.ndarray, stamp: float, deviation: float = np.inf) -> None:
+        """Takes joint states that are newer than the last ones.
+
+        Args:
+            positions: (n,) rad.
+            stamp: seconds.
+            deviation: rad from what was commanded; an arm that is where it was sent is there after any gap.
+
+        Raises:
+            MessageError: this arm cannot be there: a wrong order of the joints, degrees, noise.
+        """
+        limits, joints = self._contract.limits, self._contract.joints
+        beyond = np.maximum(np.array(limits.position_min) - positions, positions - np.array(limits.position_max))
+        joint = int(beyond.argmax())
+        if beyond[joint] > OUT_OF_RANGE:
+            raise MessageError(
+                f"{joints[joint]} at {positions[joint]:.2f} rad is {beyond[joint]:.2f} rad out of its range; are the "
+                "joints in the order of their names, in radians?"
+            )
+        if self.last is not None and deviation > JUMP:
+            before, then = self.last
+            jumped = np.abs(positions - before) - 2 * np.array(limits.velocity) * min(stamp - then, LONGEST_GAP)
+            joint = int(jumped.argmax())
+            if jumped[joint] > JUMP:
+                raise MessageError(
+                    f"{joints[joint]} jumped by {abs(positions[joint] - before[joint]):.2f} rad; deactivate and "
+                    "activate the execution node if the arm was moved"
+                )
+        self.last = positions, stamp

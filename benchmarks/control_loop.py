@@ -1,0 +1,160 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""How evenly the arm is commanded while the whole simulated suite follows instructions.
+
+    python benchmarks/control_loop.py [--seconds 60] [--json FILE]
+
+Listens to the arm's trajectories in a process of its own. Each one is stamped with the control period that sent it and
+holds the commands of every period from then on, 100 a second: jitter is what the time between two of them differs from
+that between their stamps, the simulated clock's own unevenness included. How long an accepted chunk takes to its first
+command is what the execution node's diagnostics say.
+The load average tells what else the machine does: run it on a quiet one, or with `nice -n -5`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import threading
+import time
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arvrm_ros import files, suite
+from arvrm_ros.bringup import Supervisor
+from arvrm_ros.contract import load_contract
+from arvrm_ros.evaluation.demo import plan
+
+JITTER_LIMIT, ACCEPTED_LIMIT = 5.0, 10.0  # ms
+SETTLE = 5.0  # s of following that are left out
+
+
+class Listener:
+    """Arrival times and stamps of the arm's trajectories, and the newest diagnostics by node."""
+
+    def __init__(self) -> None:
+        import rclpy
+        from diagnostic_msgs.msg import DiagnosticArray
+        from rclpy.experimental.events_executor import EventsExecutor
+        from trajectory_msgs.msg import JointTrajectory
+
+        from arvrm_ros.nodes import qos
+        from arvrm_ros.nodes.conversions import to_seconds
+
+        rclpy.init()
+        self.arrivals: list[tuple[float, float]] = []
+        self.diagnostics: dict[str, dict[str, str]] = {}
+        node = rclpy.create_node("control_loop_listener")
+        topic = load_contract("tabletop").action.arm_topic
+        node.create_subscription(
+            JointTrajectory,
+            topic,
+            lambda message: self.arrivals.append((time.monotonic(), to_seconds(message.header.stamp))),
+            qos.COMMANDS,
+        )
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.RELIABLE)
+        self._executor = EventsExecutor()
+        self._executor.add_node(node)
+        threading.Thread(target=self._spin, daemon=True).start()
+
+    def _spin(self) -> None:
+        while True:
+            self._executor.spin_once(timeout_sec=0.2)
+
+    def _on_diagnostics(self, message: Any) -> None:
+        for status in message.status:
+            self.diagnostics[status.name] = {item.key: item.value for item in status.values}
+
+
+def follow(seconds: float, listener: Listener) -> tuple[float, dict[str, list[float]]]:
+    """Follows instructions for a time.
+
+    Returns:
+        The monotonic time from which on everything counts, and per diagnostic of the execution node its values.
+    """
+    from arvrm_ros.nodes.commander import Commander
+
+    seen: dict[str, list[float]] = {
+        "accepted_to_command_p95_ms": [],
+        "plan_p95_ms": [],
+        "accepted_to_command_hz": [],
+        "tick_hz": [],
+    }
+    with Commander(sim_time=True) as robot:
+        assignments = cycle(plan(20))
+        begin = time.monotonic() + SETTLE
+        while time.monotonic() < begin + seconds:
+            assignment = next(assignments)
+            robot.reset_scene(assignment.seed, assignment.task)
+            following = robot.follow(assignment.instruction, 30.0)
+            while not following.done() and time.monotonic() < begin + seconds:
+                time.sleep(1.0)
+                newest = listener.diagnostics.get("execution_node", {})
+                for key, values in seen.items():
+                    if key in newest and time.monotonic() > begin:
+                        values.append(float(newest[key]))
+            robot.stop()
+            following.result(20.0)
+    return begin, seen
+
+
+def main() -> int:
+    """Runs the suite and prints the figures; 1 when a bound is not kept."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of following that count (default: 60)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--domain", type=int, default=78, help="ROS domain to use (default: 78)")
+    args = parser.parse_args()
+    os.environ["ROS_DOMAIN_ID"] = str(args.domain)
+    os.environ.update(suite.environment("simulation"))
+    from arvrm_ros.nodes.lifecycle import run_in_real_time
+
+    real_time = run_in_real_time()  # a late listener would look like a late trajectory
+    listener = Listener()
+    load = [os.getloadavg()[0]]
+    with tempfile.TemporaryDirectory() as logs:
+        supervisor = Supervisor("simulation", suite.resolve("simulation", {}), None, Path(logs))
+        with supervisor:
+            supervisor.wait_until_up()
+            nodes = len(supervisor.pids)
+            begin, seen = follow(args.seconds, listener)
+    load.append(os.getloadavg()[0])
+    arrivals = np.array([pair for pair in listener.arrivals if begin <= pair[0] <= begin + args.seconds])
+    between, stamped = np.diff(arrivals, axis=0).T
+    jitter = 1e3 * np.abs(between - stamped)
+    p50, p95, p99 = np.percentile(jitter, [50, 95, 99])
+    figures = {
+        "trajectories_hz": round(1 / float(between.mean()), 2),
+        "control_periods_hz": max(seen["tick_hz"], default=float("nan")),
+        "jitter_p50_ms": round(float(p50), 2),
+        "jitter_p95_ms": round(float(p95), 2),
+        "jitter_p99_ms": round(float(p99), 2),
+        "jitter_max_ms": round(float(jitter.max()), 2),
+        "accepted_to_command_p95_ms": max(seen["accepted_to_command_p95_ms"], default=float("nan")),
+        "plan_p95_ms": max(seen["plan_p95_ms"], default=float("nan")),
+        "chunks_hz": float(np.median(seen["accepted_to_command_hz"] or [0.0])),
+        "trajectories": len(arrivals),
+        "seconds": args.seconds,
+        "processes": nodes,
+        "cores": os.cpu_count(),
+        "real_time": real_time,
+        "load_average": [round(value, 1) for value in load],
+    }
+    print("\n".join(f"{name:28} {value}" for name, value in figures.items()))
+    jitter_ratio = figures["jitter_p99_ms"] / JITTER_LIMIT
+    accepted_ratio = figures["accepted_to_command_p95_ms"] / ACCEPTED_LIMIT
+    print(f"p99 jitter / {JITTER_LIMIT:g} ms: {jitter_ratio:.2f}")
+    print(f"p95 accepted to command / {ACCEPTED_LIMIT:g} ms: {accepted_ratio:.2f}")
+    if args.json:
+        files.write_json(args.json, figures)
+    sys.stdout.flush()
+    os._exit(int(not (jitter_ratio <= 1 and accepted_ratio <= 1)))  # the executor's thread need not be waited for
+
+
+if __name__ == "__main__":
+    sys.exit(main())

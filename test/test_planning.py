@@ -1,0 +1,104 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The planning thread, and which joint states are believed."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from node_process import wait_for
+from test_motion import line
+
+from arvrm_ros.contract import RobotContract, load_contract
+from arvrm_ros.data.messages import MessageError
+from arvrm_ros.errors import ExecutionCode, MotionRefused
+from arvrm_ros.motion.executor import ChunkExecutor, Plan
+from arvrm_ros.motion.planning import Planner
+from arvrm_ros.motion.plausibility import STARTS_OVER, JointStateCheck
+
+
+@pytest.fixture(scope="module")
+def contract() -> RobotContract:
+    return load_contract("tabletop")
+
+
+class Solver:
+    """Plans a real chunk, or refuses "bad", once it is let."""
+
+    def __init__(self, contract: RobotContract) -> None:
+        executor = ChunkExecutor(contract)
+        executor.reset(np.array(contract.home), 1.0, 0.0)
+        self.plan = executor.plan(line(contract, (0.0, 0.1, 0.0)), 0.0)
+        self.begun: list[str] = []
+        self.let = threading.Semaphore(0)
+
+    def __call__(self, request: str, _: float) -> Plan:
+        self.begun.append(request)
+        self.let.acquire()
+        if request == "bad":
+            raise MotionRefused(ExecutionCode.INVALID_CHUNK, "bad")
+        return self.plan
+
+
+class TestPlanner:
+    def test_the_newest_waits_and_a_plan_is_given_when_it_begins(self, contract: RobotContract) -> None:
+        solver, took = Solver(contract), list[float]()
+        planner = Planner(solver, took.append)
+        assert planner.submit("one") is None
+        wait_for(lambda: solver.begun == ["one"], "the first to be begun")
+        assert planner.submit("two") is None
+        assert planner.submit("bad") == "two"
+        solver.let.release()
+        start = solver.plan.path.start
+        wait_for(lambda: took, "the plan")
+        assert planner.take(start - 0.01) is None
+        assert wait_for(lambda: planner.take(start), "the plan") == ("one", solver.plan)
+        assert planner.take(start) is None
+        solver.let.release()
+        request, refusal = wait_for(lambda: planner.take(-1.0), "the refusal")
+        assert request == "bad"
+        assert isinstance(refusal, MotionRefused)
+        planner.close()
+
+    def test_what_is_dropped_while_it_is_planned_is_never_followed(self, contract: RobotContract) -> None:
+        solver, took = Solver(contract), list[float]()
+        planner = Planner(solver, took.append)
+        planner.submit("one")
+        wait_for(lambda: solver.begun, "the first to be begun")
+        planner.submit("two")
+        assert sorted(planner.drop()) == ["one", "two"]
+        planner.submit("three")
+        solver.let.release(2)
+        request, _ = wait_for(lambda: planner.take(np.inf), "the third")
+        assert request == "three"
+        assert solver.begun == ["one", "three"]
+        planner.close()
+
+
+class TestJointStateCheck:
+    def test_only_newer_ones_count_until_the_clock_is_set_back(self, contract: RobotContract) -> None:
+        check = JointStateCheck(contract)
+        home = np.array(contract.home)
+        assert check.is_newer(100.0, 100.0)
+        check.believe(home, 100.0)
+        assert not check.is_newer(100.0, 100.0)
+        assert not check.is_newer(99.9, 100.0)
+        with pytest.raises(MessageError, match="in the future"):
+            check.is_newer(110.0, 100.0)
+        newer = [check.is_newer(1.0 + 0.01 * i, 1.0 + 0.01 * i) for i in range(STARTS_OVER)]
+        assert newer == [False] * (STARTS_OVER - 1) + [True]
+        assert check.last is None
+
+    def test_an_arm_does_not_jump_nor_leave_its_range(self, contract: RobotContract) -> None:
+        check = JointStateCheck(contract)
+        home = np.array(contract.home)
+        check.believe(home, 1.0)
+        check.believe(home + 0.02, 1.01)
+        with pytest.raises(MessageError, match=r"panda_joint1 jumped by 0\.50 rad"):
+            check.believe(home + 0.52, 1.02)
+        with pytest.raises(MessageError, match="panda_joint4 at 17"):
+            check.believe(np.array([*home[:3], 17.0, *home[4:]]), 1.02)
+        np.testing.assert_array_equal(check.last[0], home + 0.02)
+        check.believe(home + 0.5, 3.0, deviation=0.01)  # after a gap, where it was sent meanwhile
