@@ -31,8 +31,9 @@ LANGUAGE_WEIGHT = 100.0
 tenfold, and with the small image encoder few of the best clips show the asked-for task (figures: docs/measurements.md).
 With 100 the pictures choose among clips of like captions."""
 
-CANDIDATES = 32
-"""Clips that the index proposes for the exact ranking; three times as many as are wanted where that is more."""
+CANDIDATES = 16
+"""Clips that the index proposes for the exact ranking; half as many again as are wanted where that is more. Each has
+to be read from the disk."""
 
 DEPLOYABLE_MODES = ("database", "random", "none")
 """What a robot can use: the search; and as ablations, clips drawn blindly and no clips."""
@@ -184,7 +185,7 @@ class MotionSearch:
             query[: len(language)] *= self.language_weight
             query[len(language) :] *= self.history
             yield self._features(
-                self.database.take(self._rows[self._index.nearest(query, max(CANDIDATES, 3 * k), last)])
+                self.database.take(self._rows[self._index.nearest(query, max(CANDIDATES, 3 * k // 2), last)])
             )
 
     def _features(self, clips: list[HumanClip]) -> _Features:
