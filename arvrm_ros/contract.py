@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,39 @@ class Action:
 
 
 @dataclass(frozen=True)
+class KeepOut:
+    """A box in the base frame (metres); everything of the arm that moves stays ``clearance`` metres away from it."""
+
+    min: tuple[float, ...]
+    max: tuple[float, ...]
+    clearance: float = 0.0
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """How far a chunk may exceed a limit and still be cut to it; one that exceeds it further is refused.
+
+    Attributes:
+        workspace: metres outside the workspace box.
+        step: metres between two steps beyond ``max_step`` or what ``cartesian_velocity`` allows in a step's time.
+    """
+
+    workspace: float = 0.0
+    step: float = 0.0
+
+
+@dataclass(frozen=True)
 class Limits:
-    """Limits of the motion: per joint in rad, rad/s, rad/s^2, rad/s^3; Cartesian in m and m/s, base frame."""
+    """Limits of the motion: per joint in rad, rad/s, rad/s^2, rad/s^3; Cartesian in m and m/s, base frame.
+
+    Attributes:
+        keep_out: boxes by name, such as the table, the floor, a wall.
+        self_clearance: metres between links that a joint does not join; the links' shapes are the URDF's.
+        max_drift: a policy's deltas are added to the commanded pose, or to the one towards it that is so many metres
+            from the measured pose. With 0, also where a checkpoint says nothing, they are added to the measured pose.
+        gripper_effort: newtons the gripper closes with where its controller can be told; 0 leaves it to the controller.
+        clamp: what is cut to a limit instead of refused; nothing by default.
+    """
 
     position_min: tuple[float, ...]
     position_max: tuple[float, ...]
@@ -92,6 +123,11 @@ class Limits:
     workspace_max: tuple[float, ...]
     max_step: float
     max_first_step: float
+    keep_out: dict[str, KeepOut] = field(default_factory=dict)
+    self_clearance: float = 0.0
+    max_drift: float = 0.0
+    gripper_effort: float = 0.0
+    clamp: Clamp = Clamp()
 
 
 @dataclass(frozen=True)
@@ -127,27 +163,59 @@ class RobotContract:
     watchdogs: Watchdogs
 
     def __post_init__(self) -> None:
-        n = len(self.joints)
-        per_joint = {"home": self.home} | {
-            f"limits.{k}": getattr(self.limits, k)
-            for k in ("position_min", "position_max", "velocity", "acceleration", "jerk")
-        }
-        for key, values in per_joint.items():
-            if len(values) != n:
-                raise ContractError(f"contract {self.name}: {key} has {len(values)} values for {n} joints")
-        for key in ("velocity", "acceleration", "jerk"):
-            if min(getattr(self.limits, key)) <= 0:
-                raise ContractError(f"contract {self.name}: limits.{key} must be positive")
-        low, high = np.array(self.limits.position_min), np.array(self.limits.position_max)
-        if np.any(low >= high) or np.any(np.array(self.home) < low) or np.any(np.array(self.home) > high):
-            raise ContractError(f"contract {self.name}: position limits are crossed, or home lies outside them")
-        if np.any(np.array(self.limits.workspace_min) >= np.array(self.limits.workspace_max)):
-            raise ContractError(f"contract {self.name}: limits.workspace_min must lie below workspace_max")
+        n, limits = len(self.joints), self.limits
+        if n == 0 or len({*self.joints, self.gripper.joint}) != n + 1:
+            raise self._error("joints", "must name each joint once, and not the gripper's")
+        lengths = {"home": n, "limits.workspace_min": 3, "limits.workspace_max": 3}
+        lengths |= {f"limits.{key}": n for key in ("position_min", "position_max", "velocity", "acceleration", "jerk")}
+        lengths |= {f"limits.keep_out.{name}.{corner}": 3 for name in limits.keep_out for corner in ("min", "max")}
+        for key, length in lengths.items():
+            if len(values := self._value(key)) != length:
+                raise self._error(key, f"has {len(values)} values instead of {length}")
+        positive = [
+            "gripper.max_velocity", "observation.joint_states.max_age", "action.chunk", "action.step_period",
+            "limits.velocity", "limits.acceleration", "limits.jerk", "limits.cartesian_velocity", "limits.max_step",
+            "limits.max_first_step", "watchdogs.silence", "watchdogs.tracking_error",
+            *(f"observation.cameras.{name}.{key}" for name in self.observation.cameras
+              for key in ("height", "width", "max_age")),
+        ]  # fmt: skip
+        for key in positive:
+            if np.min(self._value(key)) <= 0:
+                raise self._error(key, "must be positive")
+        not_negative = ["self_clearance", "max_drift", "gripper_effort", "clamp.workspace", "clamp.step"]
+        not_negative += [f"keep_out.{name}.clearance" for name in limits.keep_out]
+        for key in (f"limits.{key}" for key in not_negative):
+            if self._value(key) < 0:
+                raise self._error(key, "must not be negative")
+        if self.gripper.open == self.gripper.closed:
+            raise self._error("gripper.open", "must differ from gripper.closed")
+        self._check_below("limits.position_min", "limits.position_max")
+        self._check_below("limits.workspace_min", "limits.workspace_max")
+        for name in limits.keep_out:
+            self._check_below(f"limits.keep_out.{name}.min", f"limits.keep_out.{name}.max")
+        for joint, low, value, high in zip(
+            self.joints, limits.position_min, self.home, limits.position_max, strict=True
+        ):
+            if not low <= value <= high:
+                raise self._error("home", f"puts {joint} at {value}, outside its range {low} to {high}")
         if self.action.representation != "end_effector_delta":
-            raise ContractError(
-                f"contract {self.name}: action.representation {self.action.representation!r} is unknown; "
-                "use end_effector_delta"
+            raise self._error(
+                "action.representation", f"{self.action.representation!r} is unknown; use end_effector_delta"
             )
+
+    def _value(self, key: str) -> Any:
+        """The value at a key such as ``limits.keep_out.table.min``."""
+        value: Any = self
+        for part in key.split("."):
+            value = value[part] if isinstance(value, dict) else getattr(value, part)
+        return value
+
+    def _check_below(self, lower: str, upper: str) -> None:
+        if np.any(np.array(self._value(lower)) >= np.array(self._value(upper))):
+            raise self._error(lower, f"must lie below {upper}")
+
+    def _error(self, key: str, problem: str) -> ContractError:
+        return ContractError(f"contract {self.name}: {key} {problem}")
 
     def urdf_path(self) -> Path:
         """The robot's URDF file."""
@@ -208,19 +276,21 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         optional = {f.name for f in dataclasses.fields(kind) if not _required(f)}
         missing, unknown = hints.keys() - optional - value.keys(), value.keys() - hints.keys()
         if missing or unknown:
-            raise ContractError(f"{where}: missing {sorted(missing)}, unknown {sorted(unknown)}")
+            raise ContractError(f"{where}: missing {sorted(missing)}, unknown {sorted(map(str, unknown))}")
         return typing.cast(Any, kind)(
             **{key: _build(hint, value[key], f"{where}: {key}") for key, hint in hints.items() if key in value}
         )
     if origin is dict:
-        return {key: _build(typing.get_args(kind)[1], item, f"{where}.{key}") for key, item in value.items()}
+        if not isinstance(value, dict):
+            raise ContractError(f"{where}: expected a mapping")
+        return {str(key): _build(typing.get_args(kind)[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise ContractError(f"{where}: expected a list")
         return tuple(_build(typing.get_args(kind)[0], item, where) for item in value)
     try:
         converted = kind(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ContractError(f"{where}: {value!r} is not a {kind.__name__}") from None
     if kind is float and not np.isfinite(converted):
         raise ContractError(f"{where}: {value!r} is not finite")

@@ -15,6 +15,7 @@ from learning_data import TINY, human_clip
 from arvrm_ros.contract import load_contract
 from arvrm_ros.data.types import Observation, RetrievedMotion
 from arvrm_ros.errors import CheckpointError
+from arvrm_ros.motion.safety import within_reach
 from arvrm_ros.perception.image_encoder import ImageEncoder
 from arvrm_ros.perception.text_encoder import TextEncoder
 from arvrm_ros.policies import PolicyError, load_policy
@@ -26,7 +27,6 @@ from arvrm_ros.policies.arvrm.processor import (
     clip_images,
     clip_keypoints,
     relative_action,
-    within_reach,
 )
 from arvrm_ros.resources import resource
 

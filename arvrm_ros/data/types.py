@@ -27,12 +27,14 @@ class Observation:
         images: per camera of the contract, (H, W, 3) uint8 RGB.
         joint_positions: (n,) radians, in the contract's joint order.
         gripper: opening in [0, 1].
+        commanded_positions: (n,) radians that the controller was given for that time; None where nobody knows.
     """
 
     stamp: float
     images: dict[str, np.ndarray]
     joint_positions: np.ndarray
     gripper: float
+    commanded_positions: np.ndarray | None = None
 
 
 @dataclass

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from arvrm_ros.contract import RobotContract
-from arvrm_ros.data.types import RetrievedMotion
+from arvrm_ros.data.types import Observation, RetrievedMotion
 from arvrm_ros.errors import ArvrmError, MotionRefused
 from arvrm_ros.files import write_json
 from arvrm_ros.motion.executor import ChunkExecutor
@@ -115,6 +115,10 @@ def at_rest(tabletop: Tabletop) -> ChunkExecutor:
     return executor
 
 
+def _observation(tabletop: Tabletop, executor: ChunkExecutor) -> Observation:
+    return replace(tabletop.observation(), commanded_positions=executor.commanded)
+
+
 def follow(
     tabletop: Tabletop,
     executor: ChunkExecutor,
@@ -137,7 +141,7 @@ def follow(
     """
     start = tabletop.state()
     policy.reset(instruction)
-    observation = tabletop.observation()
+    observation = _observation(tabletop, executor)
     attempt = Attempt(False, max_steps)
     if retrieve is not None and policy.retrieves:
         motions = retrieve(instruction, next(iter(observation.images.values())), policy.retrieves, task)
@@ -148,7 +152,7 @@ def follow(
     cycles, arrival = round(period / CYCLE), round(LATENCY / CYCLE)
     for step in range(max_steps):
         try:
-            chunk = policy.predict_chunk(tabletop.observation() if step else observation)
+            chunk = policy.predict_chunk(_observation(tabletop, executor) if step else observation)
         except PolicyError as error:
             attempt.steps, attempt.reason = step, str(error)
             break
@@ -169,13 +173,20 @@ def follow(
     return attempt
 
 
-def roll_out(tabletop: Tabletop, policy: Policy, retrieve: Retriever | None, trial: Trial, max_steps: int) -> Outcome:
-    """Resets the scene and lets the policy try one task; see :func:`follow`."""
+def roll_out(
+    tabletop: Tabletop,
+    policy: Policy,
+    retrieve: Retriever | None,
+    trial: Trial,
+    max_steps: int,
+    start: Callable[[Tabletop], ChunkExecutor] = at_rest,
+) -> Outcome:
+    """Resets the scene and lets the policy try one task; see :func:`follow`. ``start`` makes the executor."""
     task = TASKS[trial.task]
     rng = np.random.default_rng(trial.seed)
     instruction = str(rng.choice(task.held_out if trial.held_out else task.instructions))
     tabletop.reset(trial.seed, trial.task, trial.variant)
-    attempt = follow(tabletop, at_rest(tabletop), policy, retrieve, trial.task, instruction, max_steps)
+    attempt = follow(tabletop, start(tabletop), policy, retrieve, trial.task, instruction, max_steps)
     return Outcome(trial.task, task.kind, trial.variant, trial.seed, instruction, **asdict(attempt))
 
 

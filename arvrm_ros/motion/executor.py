@@ -8,27 +8,28 @@ No clock, no ROS, no randomness: the same calls give the same commands, on a rob
 from __future__ import annotations
 
 import contextlib
-import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
-from ruckig import ControlInterface, InputParameter, OutputParameter, Result, Ruckig, Synchronization, Trajectory
 
 from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.types import ActionChunk
 from arvrm_ros.errors import ExecutionCode, MotionRefused
 from arvrm_ros.motion import chunks, safety
-from arvrm_ros.motion.chunks import JointPath
+from arvrm_ros.motion.braking import Brake
+from arvrm_ros.motion.chunks import ChunkMotion, JointPath
 from arvrm_ros.motion.kinematics import Kinematics
 
-TRACKING_GAIN = 25.0  # 1/s: an error against the path decays within 40 ms
-LONGEST_FADE = 6  # times that a fade is made half as long again before a chunk is refused for the way to it
-HOLD_BRAKING = 0.9  # of the acceleration limits: a hold stays on the path, which may need the rest
-BETWEEN = 0.95  # of the acceleration limits in the commands: a quintic between two of them swings a little further
+ATTEMPTS = 10  # at a way to a chunk before it is refused for that
+LONGER = 1.25  # times that the way takes longer from one attempt to the next
+SLOWER = 1.15  # times that the chunk is slower from one attempt to the next, once half of them have failed
+LONGEST_HOLD = 0.25  # s in which a hold has to rest on the path; else the arm is braked straight on
+GIVE_WAY = 4.0  # times slower than it could the arm moves to where it is held
+CLOCK_SLIP = 0.01  # of a period by which a step may be longer or shorter to follow the caller's clock
 ON_PATH = 0.005  # rad within which an arm that was left alone counts as on its path
 LONGEST_DELAY = 0.5  # s
 REMEMBERED = 64  # commands, to compare a measurement with what was commanded for its time
@@ -66,12 +67,16 @@ class Plan:
     Attributes:
         chunk: as it came.
         path: what to follow.
-        base: what was followed when the plan was made; the path fades in from it.
+        start: seconds, when the path leaves ``base``.
+        base: what was followed when the plan was made.
+        clamped: what was cut from the chunk.
     """
 
     chunk: ActionChunk
     path: JointPath
+    start: float
     base: JointPath
+    clamped: str
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class ExecutorSettings:
 
     Attributes:
         period: seconds between two calls of :meth:`ChunkExecutor.step`.
-        blend: seconds of the fade into a new chunk; longer when the limits ask for it.
+        blend: seconds of the way into a new chunk; longer when the limits ask for it.
         newest_weight: weight of a new chunk against what is moving, in (0, 1]; 1 follows the newest chunk alone.
         lead: seconds by which :meth:`ChunkExecutor.step` is called before its time.
     """
@@ -94,36 +99,32 @@ class ExecutorSettings:
 class ChunkExecutor:
     """Turns chunks of end-effector targets into joint commands, one per control period.
 
-    A chunk is checked and solved whole when it is accepted, and faded into what is moving; each step then tracks the
-    resulting path with an online trajectory generator (Ruckig), so that position and velocity are continuous and
-    velocity, acceleration and jerk stay inside the contract's limits whatever the chunks are. When no chunk follows,
-    the arm comes to rest on the last target.
+    A chunk is checked and solved whole when it is accepted, and led over to from what is moving; that whole way is
+    checked again, and the commands are samples of it: position, velocity and acceleration are continuous, and within
+    the contract's limits, whatever the chunks are. When no chunk follows, the arm comes to rest on the last target.
+
+    Attributes:
+        state: what it does.
+        error: why the last chunk was refused or the arm stopped.
+        clamped: what was cut from the chunk that is followed, "" for nothing.
+        tracking_error: rad, largest difference between command and measurement.
 
     All times are seconds of one clock, the one that stamps the chunks. Call :meth:`reset` first, then :meth:`step` at
     a fixed rate and :meth:`measured` with every joint state.
+
+    Raises:
+        ContractError: the contract does not fit its URDF, or its home comes too close to a keep-out box.
     """
 
     def __init__(self, contract: RobotContract, settings: ExecutorSettings | None = None) -> None:
         self.contract = contract
         self.settings = settings or ExecutorSettings()
         self.kinematics = Kinematics(contract)
-        n = len(contract.joints)
-        self._generator = Ruckig(n, self.settings.period)
-        self._input = InputParameter(n)
-        self._input.max_velocity = list(contract.limits.velocity)
-        self._braking_limit = BETWEEN * np.array(contract.limits.acceleration)
-        self._input.max_acceleration = self._braking_limit.tolist()
-        # From rest to the limit in no less than a period, so that what a controller interpolates is within it too.
-        self._input.max_jerk = np.minimum(contract.limits.jerk, self._braking_limit / self.settings.period).tolist()
-        self._output = OutputParameter(n)
-        self._brake = Trajectory(n)
+        self._check = safety.PathCheck(contract, self.settings.period)
+        # Its own, because plans are made in another thread.
+        self._resume_check = safety.PathCheck(contract, self.settings.period)
+        self._brake = Brake(contract, self.settings.period)
         self._commands: deque[tuple[float, np.ndarray]] = deque(maxlen=REMEMBERED)
-        self._input.control_interface = ControlInterface.Velocity
-        self._input.synchronization = Synchronization.No
-        self._input.target_acceleration = [0.0] * n
-        self._velocity_limit = np.array(contract.limits.velocity)
-        self._position_min = np.array(contract.limits.position_min)
-        self._position_max = np.array(contract.limits.position_max)
         gripper = contract.gripper
         self._gripper_step = gripper.max_velocity / abs(gripper.open - gripper.closed) * self.settings.period
         self.state = ExecutorState.HOLDING
@@ -135,30 +136,37 @@ class ChunkExecutor:
         self._measured_at = None
 
     def reset(self, joint_positions: np.ndarray, gripper: float, now: float) -> None:
-        """At rest at (n,) rad and a gripper opening; all is forgotten but an emergency stop."""
+        """At rest at (n,) rad and a gripper opening; all is forgotten but an emergency stop.
+
+        Raises:
+            MotionRefused: STALE_JOINT_STATES, they are no n finite numbers.
+        """
         position = np.asarray(joint_positions, dtype=float)
+        safety.check_positions(position, self.contract)
         if self.state is not ExecutorState.STOPPED:
             self.state = ExecutorState.HOLDING
             self.error = (ExecutionCode.NONE, "")
+        self.clamped = ""
         self.tracking_error = 0.0
         self._gripper = float(np.clip(gripper, 0.0, 1.0))
         self._measured = position.copy()
         self._measured_at = now
-        self._input.current_position = position.tolist()
-        self._input.current_velocity = self._input.current_acceleration = [0.0] * len(position)
+        self._command = np.zeros((3, len(position)))
+        self._command[0] = position
         self._commands.clear()
+        self._committed = now
         self._braking = False
-        self._settle(now)
+        self._settle()
 
     @property
     def commanded(self) -> np.ndarray:
         """(n,) rad, the last commanded joint positions."""
-        return np.array(self._input.current_position)
+        return self._command[0].copy()
 
     @property
     def motion(self) -> object:
         """What is followed now; another object than before says that what was foreseen does not hold any more."""
-        return (self._path, self._braking)
+        return self._path
 
     @property
     def ends_at(self) -> float:
@@ -168,7 +176,7 @@ class ChunkExecutor:
     @property
     def at_rest(self) -> bool:
         """The commands do not move any more."""
-        return not self._braking and max(map(abs, self._input.current_velocity)) < 1e-4
+        return not self._braking and float(np.abs(self._command[1]).max()) < 1e-4
 
     def step_index(self, now: float) -> int:
         """Index of the step of the accepted chunk that the arm is moving towards."""
@@ -182,25 +190,31 @@ class ChunkExecutor:
         Raises:
             MotionRefused: the chunk is refused whole and what was going on goes on; ``error`` holds the reason.
         """
+        self._follow_clock(now)
         self.adopt(self.plan(chunk, now))
 
     def plan(self, chunk: ActionChunk, now: float) -> Plan:
-        """Checks and solves a chunk; steps that are past are dropped, the rest is faded into the present motion.
+        """Checks and solves a chunk; steps that are past are dropped, the present motion leads over to the rest.
 
-        A target far from the present motion (within ``max_first_step``) is approached over a longer fade, not faster.
+        A target far from the present motion (within ``max_first_step``) is approached over a longer time, not faster.
         Takes some milliseconds and changes nothing but ``error``, so that :meth:`step` may run beside it in another
         thread; one plan at a time.
+
+        Args:
+            chunk: what to follow.
+            now: seconds, when the present motion is left; later than the commands given so far.
 
         Raises:
             MotionRefused: as :meth:`accept`.
         """
-        base = self._path
+        base, start = self._path, max(now, self._committed)
         try:
-            return Plan(chunk, self._plan(chunk, now, base), base)
+            path, clamped = self._plan(chunk, start, base)
         except MotionRefused as refusal:
             if self.state is not ExecutorState.STOPPED:
                 self.error = (refusal.code, str(refusal))
             raise
+        return Plan(chunk, path, start, base, clamped)
 
     def warm_up(self) -> None:
         """Plans once, from home, so that the first chunk does not wait for what is loaded late."""
@@ -213,16 +227,20 @@ class ChunkExecutor:
             self.plan(stay, 0.0)
 
     def adopt(self, plan: Plan) -> None:
-        """Follows a plan.
+        """Follows a plan; up to its start that is the motion that is followed already.
 
         Raises:
-            MotionRefused: the arm was stopped, or its motion changed otherwise, since the plan was made.
+            MotionRefused: the arm was stopped, its motion changed since the plan was made, or the plan comes too late.
         """
         if self.state is ExecutorState.STOPPED:
             raise MotionRefused(ExecutionCode.EMERGENCY_STOP, self.error[1])
         if plan.base is not self._path or self._braking:
             raise MotionRefused(ExecutionCode.PREEMPTED, "the motion changed while the chunk was planned")
+        if (late := self._committed - plan.start) > CLOCK_SLIP * self.settings.period:
+            message = f"the chunk was planned {late:.3f} s after the motion that it begins from; 0 s is the most"
+            raise MotionRefused(ExecutionCode.PREEMPTED, message)
         self._path, self._chunk, self._newest_stamp = plan.path, plan.chunk, plan.chunk.stamp
+        self.clamped = plan.clamped
         self.state = ExecutorState.FOLLOWING
         self.error = (ExecutionCode.NONE, "")
 
@@ -230,9 +248,18 @@ class ChunkExecutor:
         """Leaves the path at a falling speed, rests, and forgets the chunk."""
         if self.state is ExecutorState.STOPPED or self._braking:
             return
-        rates = np.abs(self._path.at(now)[1])[:-1]
-        seconds = max(self.settings.blend, float((rates / (HOLD_BRAKING * self._braking_limit)).max()))
-        self._path = self._path.stopped(now, seconds)
+        self._follow_clock(now)
+        rates = np.abs(self._command[1])
+        # Speed falls as a smoothstep, at most by 1.5 times its mean.
+        seconds = max(self.settings.blend, float((1.5 * rates / np.array(self.contract.limits.acceleration)).max()))
+        while seconds <= LONGEST_HOLD:
+            path = self._path.stopped(self._committed, seconds)
+            if safety.needed_slowdown(path.times, path.knots, self.contract, safety.BETWEEN).max() <= 1.0:
+                self._path = path
+                break
+            seconds *= LONGER
+        else:
+            self._stop_at_once()
         self._chunk, self._newest_stamp = None, -np.inf
         self.state = ExecutorState.HOLDING
 
@@ -240,7 +267,8 @@ class ChunkExecutor:
         """Brakes at the limits of the joints at once and refuses all chunks until :meth:`clear_emergency_stop`."""
         self.error = (ExecutionCode.EMERGENCY_STOP, "emergency stop; reset it before the arm moves again")
         self.state = ExecutorState.STOPPED
-        self._braking = True
+        if not self._braking:
+            self._stop_at_once()
 
     def clear_emergency_stop(self) -> None:
         """Lets chunks in again; the arm rests where it stopped."""
@@ -249,13 +277,15 @@ class ChunkExecutor:
             self.error = (ExecutionCode.NONE, "")
 
     def measured(self, joint_positions: np.ndarray, gripper: float, now: float) -> None:
-        """Takes joint states (n,) rad and the gripper's opening, for the watchdogs; non-finite ones count as silence.
+        """Takes joint states (n,) rad and the gripper's opening, for the watchdogs; unusable ones count as silence.
 
         Beyond ``watchdogs.tracking_error`` the arm brakes and gives way to where it is measured, instead of pushing on
         against whatever holds it. The gripper is not watched: a grasped object keeps it from its target.
         """
         position = np.asarray(joint_positions, dtype=float)
-        if not np.all(np.isfinite(position)):
+        try:
+            safety.check_positions(position, self.contract)
+        except MotionRefused:
             return
         self._measured, self._measured_at = position, now
         difference = np.abs(position - self._commanded_for(now))
@@ -266,32 +296,33 @@ class ChunkExecutor:
             if not self._yielding(now):
                 self.error = (
                     ExecutionCode.TRACKING_ERROR,
-                    f"{joint} is {self.tracking_error:.2f} rad from its command; the limit is {limit} rad",
+                    f"{joint} is {self.tracking_error:.2f} rad from its command; "
+                    f"watchdogs.tracking_error is {limit} rad",
                 )
                 self.state = ExecutorState.HOLDING
-                self._braking = True
+                self._stop_at_once()
 
     def step(self, now: float) -> JointCommand:
-        """The next command, to be reached at ``now + period``. Call it once per period."""
+        """The next command, to be reached at ``now + period``. Call it once per period.
+
+        After a pause, or when the clock is set, the arm goes on from where it was.
+        """
         self._watch(now)
-        result = self._advance(now)
-        command = self.present
-        self._commands.append((now + self.settings.period, command.positions))
-        if self._braking and result == Result.Finished:
+        self._follow_clock(now)
+        self._committed = now + self.settings.period
+        self._command, self._gripper = self._at(self._committed, self._gripper)
+        self._commands.append((self._committed, self._command[0]))
+        if self._braking and self._committed >= self._path.end:
             self._braking = False
-            self._settle(now)
-        return command
+            self._settle()
+        return self.present
 
     def preview(self, now: float, count: int) -> list[JointCommand]:
         """What the next ``count`` calls of :meth:`step` would return, from ``now`` on, if nothing new came."""
-        state, gripper = self._input, self._gripper
-        kept = state.current_position, state.current_velocity, state.current_acceleration
-        commands = []
-        for i in range(count):
-            self._advance(now + i * self.settings.period)
-            commands.append(self.present)
-        state.current_position, state.current_velocity, state.current_acceleration = kept
-        self._gripper = gripper
+        gripper, commands = self._gripper, []
+        for i in range(1, count + 1):
+            motion, gripper = self._at(now + i * self.settings.period, gripper)
+            commands.append(_joint_command(motion, gripper))
         return commands
 
     def braking(self, start: JointCommand, spacing: float) -> list[JointCommand]:
@@ -304,25 +335,13 @@ class ChunkExecutor:
         Returns:
             One command per ``spacing`` after ``start``; the last one is at rest. Empty when ``start`` is.
         """
-        state = self._input
-        kept = state.current_position, state.current_velocity, state.current_acceleration
-        state.current_position, state.current_velocity = start.positions.tolist(), start.velocities.tolist()
-        state.current_acceleration = start.accelerations.tolist()
-        state.target_velocity = [0.0] * len(start.positions)
-        state.synchronization = Synchronization.Phase
-        result = self._generator.calculate(state, self._brake)
-        state.synchronization = Synchronization.No
-        state.current_position, state.current_velocity, state.current_acceleration = kept
-        if result not in (Result.Working, Result.Finished):
-            raise RuntimeError(f"no way to brake ({result}) from {start}")
-        count = math.ceil(self._brake.duration / spacing - 1e-6)
-        states = (self._brake.at_time((i + 1) * spacing) for i in range(count))
-        return [JointCommand(np.array(p), np.array(v), start.gripper, np.array(a)) for p, v, a in states]
+        way = self._brake.way(np.array([start.positions, start.velocities, start.accelerations]), spacing)
+        return [_joint_command(motion, start.gripper) for motion in way.swapaxes(0, 1)]
 
     def resume(self, way: Sequence[tuple[float, JointCommand]]) -> None:
         """Goes on from the state that the arm was brought into meanwhile.
 
-        What it has missed of its path it follows later, no faster; away from the path, it is brought to rest.
+        What it has missed of its path it follows later, where a way back to it keeps all limits; else it rests.
 
         Args:
             way: seconds, and where the arm was meant to be then; it goes on from the last one.
@@ -330,45 +349,59 @@ class ChunkExecutor:
         self._commands.clear()
         self._commands.extend((time, command.positions) for time, command in way)
         now, command = way[-1]
-        self._input.current_position = command.positions.tolist()
-        self._input.current_velocity = command.velocities.tolist()
-        self._input.current_acceleration = command.accelerations.tolist()
-        self._gripper = command.gripper
-        if self._braking or self.state is ExecutorState.HOLDING:
-            self._braking = True  # it was to come to rest, and has begun to
+        self._command = np.array([command.positions, command.velocities, command.accelerations])
+        self._committed, self._gripper = now, command.gripper
+        if np.abs(self._path.at(now)[:, :-1] - self._command).max() < 1e-6:
             return
-        delays = np.linspace(0.0, LONGEST_DELAY, 501)  # a millisecond apart: catching up would be a step in speed
-        away = np.abs(self._path.sample(now - delays)[0][:, :-1] - command.positions).max(axis=1)
-        if away.min() > ON_PATH:
-            self._braking = True
+        following = self.state is ExecutorState.FOLLOWING and not self._braking  # else it was to come to rest
+        if following and (path := self._way_back(now)) is not None:
+            self._path = path
+            return
+        self._stop_at_once()
+        if self.state is ExecutorState.FOLLOWING:
             self.state = ExecutorState.HOLDING
-        elif away[0] > ON_PATH:
-            self._path = self._path.delayed(float(delays[away.argmin()]))
+            self.error = (ExecutionCode.PREEMPTED, "commands were not given in time, and the arm was brought to rest")
 
-    def _advance(self, now: float) -> Result:
-        """Moves the state of the commands on by one period."""
-        if self._braking:
-            self._input.target_velocity = [0.0] * len(self.contract.joints)
-        else:
-            values, rates = self._path.at(now + self.settings.period)
-            self._input.target_velocity = self._velocity_towards(values[:-1], rates[:-1]).tolist()
-            self._gripper += float(np.clip(values[-1] - self._gripper, -self._gripper_step, self._gripper_step))
-        result = self._generator.update(self._input, self._output)
-        if result not in (Result.Working, Result.Finished):
-            raise RuntimeError(f"the trajectory generator failed ({result}) on {self._input}")
-        self._output.pass_to_input(self._input)
-        return result
+    def _way_back(self, now: float) -> JointPath | None:
+        """From the present state to where the path was last near it; None when that is nowhere, or breaks a limit."""
+        delays = np.linspace(0.0, LONGEST_DELAY, 501)  # a millisecond apart: catching up would be a step in speed
+        away = np.abs(self._path.sample(now - delays)[0][:, :-1] - self._command[0]).max(axis=1)
+        if away.min() > ON_PATH:
+            return None
+        later = self._path.delayed(float(delays[away.argmin()]))
+        state = np.append(self._command, [[self._gripper], [0.0], [0.0]], axis=1)
+        seconds = self.settings.blend
+        for _ in range(ATTEMPTS):
+            path = later.joined(state, now, seconds)
+            try:
+                self._resume_check.clearance(self._resume_check.limits(*path.ahead(now)))
+            except MotionRefused:
+                seconds *= LONGER
+            else:
+                return path
+        return None
+
+    def _follow_clock(self, now: float) -> None:
+        """After missed periods the path goes on from the last command, instead of jumping to where it would be."""
+        missed = now - self._committed
+        if abs(missed) > CLOCK_SLIP * self.settings.period:
+            self._path = self._path.delayed(missed)
+        if missed < -2 * self.settings.period:  # the clock was set back: no stamp from before can be told from new ones
+            self._newest_stamp = -np.inf
+            self._measured_at = None if self._measured_at is None else min(self._measured_at, now)
+            self._commands.clear()
+        self._committed = now
+
+    def _at(self, time: float, gripper: float) -> tuple[np.ndarray, float]:
+        """The joints' motion (3, n) on the path, and the gripper's opening after one that was a period earlier."""
+        motion = self._path.at(time)
+        opening = min(max(float(motion[0, -1]), 0.0), 1.0)
+        return motion[:, :-1], gripper + min(max(opening - gripper, -self._gripper_step), self._gripper_step)
 
     @property
     def present(self) -> JointCommand:
         """The last command, or where the arm was placed."""
-        state = self._input
-        return JointCommand(
-            np.array(state.current_position),
-            np.array(state.current_velocity),
-            self._gripper,
-            np.array(state.current_acceleration),
-        )
+        return _joint_command(self._command, self._gripper)
 
     def deviation(self, joint_positions: np.ndarray, time: float) -> float:
         """Radians by which the farthest joint of (n,) positions is away from what was commanded for a time."""
@@ -385,56 +418,53 @@ class ChunkExecutor:
         share = min((time - times[i - 1]) / (times[i] - times[i - 1]), 1.0)
         return np.asarray(positions[i - 1] + share * (positions[i] - positions[i - 1]))
 
-    def _velocity_towards(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-        """Joint velocity (n,) for the end of this period that tracks the path's position and velocity there.
+    def _stop_at_once(self) -> None:
+        """Replaces the path by the brake from the last command on."""
+        self._braking = True
+        way = np.concatenate([self._command[:, None], self._brake.way(self._command, self.settings.period)], axis=1)
+        knots = np.zeros((3, max(way.shape[1], 2), way.shape[2] + 1))
+        knots[:, :, :-1], knots[0, :, -1] = way, self._gripper
+        self._path = JointPath.through(self._committed + self.settings.period * np.arange(knots.shape[1]), knots)
 
-        The path's own velocity plus a share of the position error, no faster than the arm could still brake within:
-        a time-optimal generator aimed at a moving position would back up to gain speed when it is late.
-        """
-        present, moving = np.array(self._input.current_position), np.array(self._input.current_velocity)
-        error = position - present - 0.5 * self.settings.period * (velocity + moving)
-        catch_up = np.minimum(TRACKING_GAIN * np.abs(error), np.sqrt(self._braking_limit * np.abs(error)))
-        room_up = np.sqrt(self._braking_limit * np.maximum(self._position_max - present, 0.0))
-        room_down = np.sqrt(self._braking_limit * np.maximum(present - self._position_min, 0.0))
-        return np.clip(
-            velocity + np.copysign(catch_up, error),
-            -np.minimum(self._velocity_limit, room_down),
-            np.minimum(self._velocity_limit, room_up),
-        )
-
-    def _plan(self, chunk: ActionChunk, now: float, path: JointPath) -> JointPath:
+    def _plan(self, chunk: ActionChunk, start: float, base: JointPath) -> tuple[JointPath, str]:
+        """The path that leaves ``base`` at ``start`` to follow a chunk, checked, and what was cut from the chunk."""
         if self.state is ExecutorState.STOPPED:
             raise MotionRefused(ExecutionCode.EMERGENCY_STOP, self.error[1])
+        contract = self.contract
         safety.check_values(chunk)
-        safety.check_age(chunk, now, self._newest_stamp)
-        safety.check_joint_states(self._measured_at, now, self.contract)
-        if self._braking or self.tracking_error > self.contract.watchdogs.tracking_error:
+        safety.check_age(chunk, start, self._newest_stamp)
+        safety.check_joint_states(self._measured_at, start, contract)
+        if self._braking or self.tracking_error > contract.watchdogs.tracking_error:
             raise MotionRefused(
-                ExecutionCode.TRACKING_ERROR, f"the arm is {self.tracking_error:.2f} rad from its command"
+                ExecutionCode.TRACKING_ERROR,
+                f"the arm brakes, {self.tracking_error:.3f} rad from its command; "
+                f"watchdogs.tracking_error is {contract.watchdogs.tracking_error} rad",
             )
-        commanded = self.kinematics.forward(path.at(now)[0][:-1])[0]
-        ahead = chunks.first_step_ahead(chunk, now)
-        safety.check_steps(chunk, ahead, commanded, self.contract)
-        motion = chunks.solve_chunk(chunk, now, path, self.kinematics)
-        motion = replace(motion, slowdown=safety.slowdown(motion.steps, motion.period, self.contract))
-        seconds = chunks.fade_seconds(path, motion, now, self.settings.blend, self.contract)
-        for attempt in range(LONGEST_FADE):
-            times, values, rates = chunks.blend(path, motion, now, seconds, self.settings.newest_weight)
-            try:
-                self._check_way(times, values)
-            except MotionRefused:
-                if attempt == LONGEST_FADE - 1:
-                    raise
-                seconds *= 1.5
-            else:
-                break
-        return JointPath.through(times, values, rates)
+        chunk, cut = safety.clamped(chunk, contract)
+        commanded = self.kinematics.forward(base.at(start)[0][:-1])[0]
+        safety.check_steps(chunk, chunks.first_step_ahead(chunk, start), commanded, contract)
+        try:
+            path, visited = self._way_to(chunks.solve_chunk(chunk, start, base, self.kinematics), base, start)
+        except MotionRefused as refusal:
+            if refusal.code not in (ExecutionCode.JOINT_LIMIT, ExecutionCode.STEP_TOO_LARGE):
+                raise
+            path, visited = self._way_to(chunks.solve_patiently(chunk, start, base, self.kinematics), base, start)
+        self._check.clearance(visited)
+        return path, cut
 
-    def _check_way(self, times: np.ndarray, values: np.ndarray) -> None:
-        safety.check_joint_range(values[:, :-1], self.contract)
-        every = 2
-        positions = np.stack([self.kinematics.forward(row)[0] for row in values[::every, :-1]])
-        safety.check_cartesian_path(positions, every * float(times[1] - times[0]), self.contract)
+    def _way_to(self, motion: ChunkMotion, base: JointPath, start: float) -> tuple[JointPath, np.ndarray]:
+        """The path that leaves ``base`` to join a motion, and where it and its brakes bring the joints."""
+        seconds = self.settings.blend
+        for attempt in range(ATTEMPTS):
+            path = chunks.merge(base, motion, start, seconds, self.settings.newest_weight)
+            try:
+                return path, self._check.limits(*path.ahead(start))
+            except MotionRefused as refusal:
+                refused = refusal
+            seconds *= LONGER
+            if attempt >= ATTEMPTS // 2:  # to catch up takes more speed than the steps have, however long it takes
+                motion = motion.stretched(SLOWER)
+        raise refused
 
     def _watch(self, now: float) -> None:
         if self.state is not ExecutorState.FOLLOWING:
@@ -452,15 +482,20 @@ class ChunkExecutor:
     def _yielding(self, now: float) -> bool:
         return self.state is ExecutorState.HOLDING and self._chunk is None and now < self._path.end
 
-    def _settle(self, now: float) -> None:
+    def _settle(self) -> None:
         """Rests on the last command, or, when the arm is held far from it, moves slowly to where the arm is."""
-        command = np.append(self._input.current_position, self._gripper)
+        command = np.append(self._command[0], self._gripper)
         self._chunk = None
         self._newest_stamp = -np.inf
-        self._path = JointPath.rest(command, now)
+        self._path = JointPath.rest(command, self._committed)
         limits = self.contract.limits
         if self.tracking_error > self.contract.watchdogs.tracking_error and self.state is not ExecutorState.STOPPED:
             there = np.append(np.clip(self._measured, limits.position_min, limits.position_max), self._gripper)
-            seconds = 4 * 1.5 * float((np.abs(there - command)[:-1] / self._velocity_limit).max())
-            times = np.array([now, now + max(seconds, 0.5)])
-            self._path = JointPath.through(times, np.stack([command, there]), np.zeros((2, len(command))))
+            seconds = GIVE_WAY * chunks.seconds_between(np.abs(there - command)[:-1], self.contract)
+            self._path = JointPath.between(command, there, self._committed, max(seconds, 0.5))
+
+
+def _joint_command(motion: np.ndarray, gripper: float) -> JointCommand:
+    """Of the joints' motion (3, n)."""
+    positions, velocities, accelerations = motion.copy()
+    return JointCommand(positions, velocities, gripper, accelerations)

@@ -4,14 +4,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pinocchio as pin
+from scipy.linalg.lapack import dposv
 
 from arvrm_ros.contract import RobotContract
 from arvrm_ros.errors import ContractError, ExecutionCode, MotionRefused
 
 POSITION_TOLERANCE = 1e-5  # m
 ROTATION_TOLERANCE = 1e-4  # rad
+LONGEST_STEP = 0.3  # rad, of all joints in one iteration: near a singularity the linear step would leave the branch
 
 
 class Kinematics:
@@ -31,6 +35,7 @@ class Kinematics:
         if missing:
             raise ContractError(f"contract {contract.name}: {contract.urdf} has no {', '.join(missing)}")
         locked = [i for i in range(1, full.njoints) if full.names[i] not in contract.joints]
+        self.contract = contract
         self._model = pin.buildReducedModel(full, locked, pin.neutral(full))
         self._data = self._model.createData()
         self._frame = self._model.getFrameId(contract.end_effector_frame)
@@ -56,6 +61,16 @@ class Kinematics:
         pose = self._base_inverse * pin.updateFramePlacement(self._model, self._data, self._frame)
         quaternion = pin.Quaternion(pose.rotation).coeffs()
         return pose.translation.copy(), quaternion if quaternion[3] >= 0 else -quaternion
+
+    def along(self, joint_positions: np.ndarray) -> np.ndarray:
+        """Positions (T, 3) of the end effector for joint positions (T, n)."""
+        rows = np.empty_like(joint_positions)
+        rows[:, self._order] = joint_positions
+        positions = np.empty((len(rows), 3))
+        for position, q in zip(positions, rows, strict=True):
+            pin.forwardKinematics(self._model, self._data, q)
+            position[:] = pin.updateFramePlacement(self._model, self._data, self._frame).translation
+        return (positions - self._base.translation) @ self._base.rotation
 
     def links(self, joint_positions: np.ndarray) -> np.ndarray:
         """(n + 2, 3) metres, base frame: where the base, each joint of the arm and the end effector are, to draw it."""
@@ -107,20 +122,24 @@ class Kinematics:
             jacobian = pin.getFrameJacobian(self._model, self._data, self._frame, pin.ReferenceFrame.LOCAL)
             gram = jacobian @ jacobian.T
             gram.flat[::7] += 1e-8 + 1e-3 * min(size, 1.0) ** 2
-            if pull:
-                toward = pull * (self._home - q)
-                step = toward + jacobian.T @ np.linalg.solve(gram, error - jacobian @ toward)
-            else:
-                step = jacobian.T @ np.linalg.solve(gram, error)
-            q = np.clip(q + step, self._lower, self._upper)
-        at_limit = [n for n, v, lo, hi in zip(self._names, q, self._lower, self._upper, strict=True) if not lo < v < hi]
+            step = pull * (self._home - q)
+            step += jacobian.T @ dposv(gram, error - jacobian @ step if pull else error)[1]
+            if (length := _norm(step)) > LONGEST_STEP:
+                step *= LONGEST_STEP / length
+            q = np.minimum(np.maximum(q + step, self._lower), self._upper)
+        at_limit = [
+            f"{name} is at its limit {value:.4f} rad"
+            for name, value, low, high in zip(self._names, q, self._lower, self._upper, strict=True)
+            if not low < value < high
+        ]
         raise MotionRefused(
             ExecutionCode.JOINT_LIMIT,
-            f"no joint solution for the end effector at {np.round(position, 3).tolist()} m: "
-            f"{position_error * 1000:.1f} mm and {rotation_error:.3f} rad remain"
-            + (f", {', '.join(at_limit)} at its limit" if at_limit else ""),
+            f"no joint solution for {self._model.frames[self._frame].name} at {np.round(position, 3).tolist()} m: "
+            f"{position_error * 1000:.2f} mm and {rotation_error:.4f} rad remain, the tolerances are "
+            f"{POSITION_TOLERANCE * 1000:g} mm and {ROTATION_TOLERANCE:g} rad"
+            + "".join(f"; {joint}" for joint in at_limit),
         )
 
 
 def _norm(vector: np.ndarray) -> float:
-    return float(np.sqrt(vector @ vector))
+    return math.sqrt(vector @ vector)

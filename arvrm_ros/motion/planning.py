@@ -46,11 +46,11 @@ class Planner(Generic[T]):
             self._changed.notify_all()
         return outdated
 
-    def take(self, until: float) -> tuple[T, Plan | MotionRefused] | None:
-        """The request that was planned, once its path begins before ``until`` (seconds); each one is given once."""
+    def take(self) -> tuple[T, Plan | MotionRefused] | None:
+        """The request that was planned; each one is given once."""
         with self._changed:
             planned = self._planned
-            if planned is None or (isinstance(planned[1], Plan) and planned[1].path.start > until):
+            if planned is None:
                 return None
             self._planned = None
             self._changed.notify_all()

@@ -40,6 +40,7 @@ from arvrm_ros.nodes.lifecycle import ManagedNode, PeerWatch, StreamWatch, run_n
 from arvrm_ros.nodes.parameters import Parameters, parameter
 
 STATUS_PERIOD = 0.1  # s
+TAKEN_UP = 2  # control periods from a plan, at most, until it is taken up
 STOP_PERIODS = 40  # control periods in which every motion ends; the last message before a shut-down holds them
 
 
@@ -309,11 +310,12 @@ class ExecutionNode(ManagedNode):
         stream = self._stream
         if stream is None:
             raise self._not_ready()
-        return self._motion.plan(conversions.message_to_chunk(request.chunk), stream.until + seconds)
+        start = stream.until + seconds + TAKEN_UP * self._period
+        return self._motion.plan(conversions.message_to_chunk(request.chunk), start)
 
-    def _follow_planned(self, until: float) -> None:
-        """Follows what has been planned, once the commands are decided as far as where it begins."""
-        planned = self._planner.take(until) if self._planner is not None else None
+    def _follow_planned(self) -> None:
+        """Follows what has been planned; up to where it begins, that is what moves already."""
+        planned = self._planner.take() if self._planner is not None else None
         if planned is None:
             return
         request, plan = planned
@@ -330,6 +332,7 @@ class ExecutionNode(ManagedNode):
                 self._refuse(request, refusal)
             return
         self.edges.update("chunk refused", None)
+        self.edges.update("chunk clamped", self._motion.clamped or None)
         self._sequence = plan.chunk.sequence
         self._finish(ExecutionCode.PREEMPTED, "a newer chunk took over")
         self._goal = request
@@ -429,7 +432,7 @@ class ExecutionNode(ManagedNode):
         if self._stream is not None and self._sound(now):
             self._stream.advance(now)
             self._last_tick = now
-            self._follow_planned(self._stream.until + self._period / 2)
+            self._follow_planned()
             self._watch_goal(now, self._stream)
             if self._stream.due(now):
                 self._send(now)
@@ -489,7 +492,7 @@ class ExecutionNode(ManagedNode):
                 header=conversions.header(now, self.contract.base_frame),
                 state=int(self._motion.state),
                 error_code=int(code),
-                error_msg=message,
+                error_msg=message or (f"clamped: {self._motion.clamped}" if self._motion.clamped else ""),
                 sequence=self._sequence,
                 tracking_error=self._motion.tracking_error,
                 capture_to_command=self._capture_to_command,

@@ -22,6 +22,7 @@ from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
 
 from arvrm_ros import msg as messages
 from arvrm_ros.action import FollowInstruction
@@ -117,6 +118,8 @@ class PolicyNode(ManagedNode):
         for name, camera in observation.cameras.items():
             self._subscribe(Image, camera.topic, partial(self._on_image, name), qos.SENSOR)
         self._subscribe(JointState, observation.joint_states.topic, self._on_joints, qos.SENSOR)
+        if self.contract.limits.max_drift > 0:  # else nobody asks for them, and they are many
+            self._subscribe(JointTrajectory, self.contract.action.arm_topic, self._on_commands, qos.COMMANDS)
         self._subscribe(messages.RetrievedMotions, "/retrieved_motions", self._on_retrieved, qos.LATCHED)
         self._subscribe(messages.ExecutionStatus, "/execution_status", self._on_execution, qos.RELIABLE)
         self._subscribe(messages.TaskStatus, "/task_status", self._on_task, qos.RELIABLE)
@@ -213,6 +216,15 @@ class PolicyNode(ManagedNode):
         with self._wake:
             self._buffer.add_joints(conversions.to_seconds(message.header.stamp), positions, gripper)
             self._last_input[self.contract.observation.joint_states.topic] = time.monotonic()
+
+    def _on_commands(self, message: JointTrajectory) -> None:
+        """What the execution node sends the controller."""
+        if tuple(message.joint_names) != self.contract.joints or not message.points:
+            return  # not the execution node's
+        start = conversions.to_seconds(message.header.stamp)
+        stamps = [start + conversions.to_seconds(point.time_from_start) for point in message.points]
+        with self._wake:
+            self._buffer.add_commands(stamps, np.array([point.positions for point in message.points]))
 
     def _on_retrieved(self, message: messages.RetrievedMotions) -> None:
         with self._wake:

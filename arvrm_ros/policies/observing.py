@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ class ObservationBuffer:
         }
         self._joints: deque[tuple[float, np.ndarray, float]] = deque(maxlen=HISTORY)
         self._same_since: dict[str, np.ndarray] = {}  # joint positions when the camera's present picture first came
+        self._commands: deque[tuple[float, np.ndarray]] = deque(maxlen=HISTORY)
 
     def clear(self) -> None:
         """Forgets everything."""
@@ -59,6 +61,7 @@ class ObservationBuffer:
             images.clear()
         self._joints.clear()
         self._same_since.clear()
+        self._commands.clear()
 
     def add_image(self, camera: str, stamp: float, image: np.ndarray) -> None:
         """Takes an image, (H, W, 3) uint8 RGB.
@@ -86,6 +89,15 @@ class ObservationBuffer:
         if _comes_after(self._joints, stamp):
             self._joints.append((stamp, positions, gripper))
 
+    def add_commands(self, stamps: Sequence[float], positions: np.ndarray) -> None:
+        """Takes (T, n) finite joint positions in radians, in the contract's order, commanded for T times.
+
+        They replace what was commanded for the first of these times and later ones.
+        """
+        while self._commands and self._commands[-1][0] >= stamps[0]:
+            self._commands.pop()
+        self._commands.extend(zip(stamps, positions, strict=True))
+
     def newest_stamp(self) -> float | None:
         """Stamp of the newest set of images that belong together, None when there is none."""
         together = self._together()
@@ -112,7 +124,13 @@ class ObservationBuffer:
                 InstructionCode.STALE_JOINT_STATES,
                 f"no joint state within {max_age * 1e3:.0f} ms of the images",
             )
-        return Observation(stamp, {name: image for name, (_, image) in together.items()}, positions, gripper)
+        images = {name: image for name, (_, image) in together.items()}
+        return Observation(stamp, images, positions, gripper, self._commanded(stamp, max_age))
+
+    def _commanded(self, stamp: float, max_age: float) -> np.ndarray | None:
+        """What was commanded for a time, None when nobody commands."""
+        nearest = min(self._commands, key=lambda command: abs(command[0] - stamp), default=None)
+        return nearest[1] if nearest is not None and abs(nearest[0] - stamp) <= max_age else None
 
     def check(self, now: float) -> None:
         """Raises :class:`StaleInputError` when an input is missing, frozen, or older than the contract allows."""

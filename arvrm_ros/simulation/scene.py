@@ -152,9 +152,9 @@ def _actuate(spec: mujoco.MjSpec, contract: RobotContract) -> None:
         servo = spec.add_actuator(name=name, target=ROBOT + name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
         servo.set_to_position(kp=kp, kv=0.03 * kp)
     finger = contract.gripper.joint
-    servo = spec.add_actuator(
-        name=finger, target=ROBOT + finger, trntype=mujoco.mjtTrn.mjTRN_JOINT, forcerange=(-30.0, 30.0)
-    )
+    servo = spec.add_actuator(name=finger, target=ROBOT + finger, trntype=mujoco.mjtTrn.mjTRN_JOINT)
+    if effort := contract.limits.gripper_effort:
+        servo.forcerange = (-effort, effort)
     servo.set_to_position(kp=2000.0, kv=60.0)
     spec.add_equality(
         type=mujoco.mjtEq.mjEQ_JOINT, objtype=mujoco.mjtObj.mjOBJ_JOINT,

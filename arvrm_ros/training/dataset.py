@@ -23,7 +23,14 @@ from arvrm_ros.motion.kinematics import Kinematics
 from arvrm_ros.perception.encoders import FrozenImageEncoder, load_image_encoder, load_text_encoder
 from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
 from arvrm_ros.policies.arvrm.model import Clips
-from arvrm_ros.policies.arvrm.processor import Normalisation, clip_images, clip_keypoints, relative_action, robot_state
+from arvrm_ros.policies.arvrm.processor import (
+    Normalisation,
+    clip_images,
+    clip_keypoints,
+    delta_base,
+    relative_action,
+    robot_state,
+)
 from arvrm_ros.retrieval.search import MotionSearch
 from arvrm_ros.workers import process_pool
 
@@ -146,15 +153,14 @@ class RobotEpisodes:
         return len(self.tasks)
 
     def _relative(self, episode: Episode, positions: np.ndarray, quaternions: np.ndarray) -> np.ndarray:
-        steps = _chunk_steps(len(episode), self.config.chunk)
-        return np.stack(
-            [
-                relative_action(
-                    positions[t], quaternions[t], episode.command_positions[at], episode.command_quaternions[at]
-                )
-                for t, at in enumerate(steps)
-            ]
-        )
+        commanded, turned = episode.command_positions, episode.command_quaternions
+        actions = []
+        for t, at in enumerate(_chunk_steps(len(episode), self.config.chunk)):
+            base = positions[t], quaternions[t]
+            if t > 0:  # the command for the end of the step before, which is now
+                base = delta_base(*base, commanded[t - 1], turned[t - 1], self.contract.limits.max_drift)
+            actions.append(relative_action(*base, commanded[at], turned[at]))
+        return np.stack(actions)
 
     def _measure(self) -> Normalisation:
         states, actions = np.concatenate(self._states), np.concatenate(self._actions)

@@ -21,6 +21,7 @@ from arvrm_ros.data.types import ActionChunk, HumanClip, Observation, RetrievedM
 from arvrm_ros.errors import CheckpointError
 from arvrm_ros.files import replace_atomically, write_json
 from arvrm_ros.motion.kinematics import Kinematics
+from arvrm_ros.motion.safety import within_reach
 from arvrm_ros.perception.encoders import FrozenImageEncoder, FrozenTextEncoder, load_image_encoder, load_text_encoder
 from arvrm_ros.perception.fast import accelerate
 from arvrm_ros.policies import PolicyError
@@ -30,8 +31,8 @@ from arvrm_ros.policies.arvrm.processor import (
     Normalisation,
     absolute_targets,
     clip_keypoints,
+    delta_base,
     robot_state,
-    within_reach,
 )
 from arvrm_ros.resources import resource
 
@@ -52,8 +53,9 @@ class ArvrmPolicy:
         image_encoder: FrozenImageEncoder,
         text_encoder: FrozenTextEncoder,
         contract: RobotContract,
+        max_drift: float = 0.0,
     ) -> None:
-        self.model, self.contract = model.eval(), contract
+        self.model, self.contract, self._max_drift = model.eval(), contract, max_drift
         self.config = model.config
         self._images, self._texts = image_encoder, text_encoder
         self._kinematics = Kinematics(contract)
@@ -129,6 +131,9 @@ class ArvrmPolicy:
 
         if not np.isfinite(raw).all():
             raise PolicyError("the policy's output is not finite")
+        if observation.commanded_positions is not None:
+            commanded = self._kinematics.forward(observation.commanded_positions)
+            position, quaternion = delta_base(position, quaternion, *commanded, self._max_drift)
         targets, quaternions = absolute_targets(position, quaternion, raw[:, :6] * self._action_scale)
         # A network keeps to no limit; without this, a chunk a little too fast would be refused whole, again and again.
         limits, period = self.contract.limits, self.contract.action.step_period
@@ -170,7 +175,10 @@ class ArvrmPolicy:
                 f"{folder} was trained with another image encoder than the one found "
                 f"({encoder.identity[:40]}); put its weights there as {IMAGE_ENCODER}"
             )
-        return cls(model, normalisation, encoder, load_text_encoder(model.config.text_encoder), contract)
+        # Of the contract it was trained with: a policy acts relative to what it learnt to act relative to.
+        max_drift = float(header["contract"]["limits"].get("max_drift", 0.0))
+        texts = load_text_encoder(model.config.text_encoder)
+        return cls(model, normalisation, encoder, texts, contract, max_drift)
 
 
 @torch.inference_mode()

@@ -21,6 +21,10 @@ KEYPOINT_SCALE = 4.0
 """Keypoints enter the model as (k - centre) * scale, which spreads a hand in an image over about -2..2."""
 
 
+LEVER = 0.2
+"""Metres, about the length of a hand with what it holds."""
+
+
 @dataclass(frozen=True)
 class Normalisation:
     """Means and scales of the robot's numbers.
@@ -63,27 +67,37 @@ def robot_state(position: np.ndarray, quaternion: np.ndarray, gripper: np.ndarra
 def relative_action(
     position: np.ndarray, quaternion: np.ndarray, targets: np.ndarray, target_quaternions: np.ndarray
 ) -> np.ndarray:
-    """(N, 6) of N targets: metres and rotation vector, both in the base frame's axes, relative to an observed pose."""
+    """(N, 6) of N targets: metres and rotation vector, both in the base frame's axes, relative to a pose.
+
+    Which pose that is, :func:`delta_base` says.
+    """
     turn = Rotation.from_quat(target_quaternions) * Rotation.from_quat(quaternion).inv()
     return np.concatenate([targets - position, turn.as_rotvec()], -1).astype(np.float32)
+
+
+def delta_base(
+    position: np.ndarray, quaternion: np.ndarray, commanded: np.ndarray, turned: np.ndarray, max_drift: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pose that actions are relative to: the commanded one, at most ``max_drift`` away from the measured one.
+
+    Relative to the measured pose, the controller's lag and the arm's sag under load would enter anew with every chunk.
+    Relative to the commanded one without a bound, an arm that something holds would push ever harder.
+
+    Args:
+        position, quaternion: measured, (3,) metres and (4,).
+        commanded, turned: likewise, commanded for the same time.
+        max_drift: metres, also of a point :data:`LEVER` metres away that the rotation moves.
+    """
+    offset, turn = commanded - position, (Rotation.from_quat(turned) * Rotation.from_quat(quaternion).inv()).as_rotvec()
+    drift = max(float(np.linalg.norm(offset)), LEVER * float(np.linalg.norm(turn)), 1e-9)
+    share = min(1.0, max_drift / drift)
+    return position + share * offset, (Rotation.from_rotvec(share * turn) * Rotation.from_quat(quaternion)).as_quat()
 
 
 def absolute_targets(position: np.ndarray, quaternion: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The inverse of :func:`relative_action`: positions (N, 3) and quaternions (N, 4)."""
     turned = Rotation.from_rotvec(action[:, 3:6]) * Rotation.from_quat(quaternion)
     return position + action[:, :3], turned.as_quat()
-
-
-def within_reach(positions: np.ndarray, longest: float) -> np.ndarray:
-    """Positions (N, 3) in metres of which none is farther than ``longest`` from the one before it.
-
-    A step that asks for more goes as far as it may towards its target, and those after it catch up.
-    """
-    reached = positions.copy()
-    for i in range(1, len(positions)):
-        step = positions[i] - reached[i - 1]
-        reached[i] = reached[i - 1] + step * min(1.0, longest / max(float(np.linalg.norm(step)), 1e-9))
-    return reached
 
 
 def clip_keypoints(clip: HumanClip, frames: int) -> np.ndarray:

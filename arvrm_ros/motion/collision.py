@@ -1,0 +1,203 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""How close the arm comes to itself and to the contract's keep-out boxes along a path (Pinocchio and coal)."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import coal
+import numpy as np
+import pinocchio as pin
+
+from arvrm_ros.contract import RobotContract
+from arvrm_ros.errors import ContractError
+
+RESOLUTION = 1e-5  # m, of the distances
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two bodies that have to stay apart: their indices, metres, and the contract's key that says so."""
+
+    link: int
+    other: int
+    bound: float
+    key: str
+
+
+@dataclass(frozen=True)
+class TooClose:
+    """Two bodies that are nearer to each other than they may be.
+
+    Attributes:
+        link: of the arm.
+        other: another link, or ``limits.keep_out.NAME``.
+        distance: metres between them; negative where they overlap.
+        bound: metres asked for.
+        key: where the contract says so.
+    """
+
+    link: str
+    other: str
+    distance: float
+    bound: float
+    key: str
+
+
+class Clearance:
+    """The shapes of the contract's URDF and its keep-out boxes, and which of them have to stay apart.
+
+    Left out are links that one joint joins, those that an SRDF beside the URDF disables (same name, ``.srdf``), and
+    those nearer to each other at home than ``limits.self_clearance``: they are so by construction. The gripper's links
+    are there twice, closed and open, as an object may hold them anywhere between. The object itself is not known.
+
+    Raises:
+        ContractError: at home the arm is too close to a keep-out box.
+    """
+
+    def __init__(self, contract: RobotContract) -> None:
+        self._model, self._shapes, base = _arm(contract)
+        self._order = np.array([self._model.joints[self._model.getJointId(j)].idx_q for j in contract.joints])
+        self._data = self._model.createData()
+        links, limits = self._shapes.ngeoms, contract.limits
+        touching = [Pair(a, b, limits.self_clearance, "limits.self_clearance") for a, b in self._apart(contract)]
+        boxes = []
+        for name, box in limits.keep_out.items():
+            low, high = np.array(box.min), np.array(box.max)
+            placement = base * pin.SE3(np.eye(3), (low + high) / 2)
+            index = self._shapes.addGeometryObject(
+                pin.GeometryObject(f"limits.keep_out.{name}", 0, placement, coal.Box(*(high - low)))
+            )
+            key = f"limits.keep_out.{name}.clearance"
+            boxes += [Pair(link, index, box.clearance, key) for link in range(links) if self._joint(link)]
+        self._set_pairs(touching + boxes)
+        distances = self._distances(np.array(contract.home), range(len(self._pairs)))
+        for pair, distance in zip(boxes, distances[len(touching) :], strict=True):
+            if distance < pair.bound:
+                found = self._found(pair, distance)
+                raise ContractError(
+                    f"contract {contract.name}: at home {found.link} is {distance:.3f} m from {found.other}; "
+                    f"{found.key} is {found.bound} m"
+                )
+        self._set_pairs([p for p, d in zip(touching, distances, strict=False) if d >= p.bound] + boxes)
+
+    def along(self, joint_positions: np.ndarray) -> TooClose | None:
+        """The first two bodies that come too close on a path of joint positions (T, n) rad, None where none do.
+
+        Bodies that are too close at the start may stay so, or part. The distance of a pair is computed again only when
+        the joints have moved so far that the pair may have used up the distance it had (conservative advancement,
+        Mirtich 1996): every sample is covered, few are looked at.
+        """
+        samples = len(joint_positions)
+        neared = np.zeros((len(self._pairs), samples))  # metres by which each pair may have neared since the start
+        np.cumsum(self._reach @ np.abs(np.diff(joint_positions, axis=0)).T, axis=1, out=neared[:, 1:])
+        bounds = self._bounds.copy()
+        next_look, at = np.zeros(len(self._pairs), int), 0
+        while at < samples:
+            due = np.flatnonzero(next_look == at)
+            for pair, distance in zip(due, self._distances(joint_positions[at], due), strict=True):
+                if at == 0:
+                    bounds[pair] = min(bounds[pair], distance - RESOLUTION)
+                left = distance - bounds[pair]
+                if left < 0:
+                    return self._found(self._pairs[pair], distance)
+                row = neared[pair]
+                next_look[pair] = row.searchsorted(row[at] + left, side="right")
+            at = int(next_look.min(initial=samples))
+        return None
+
+    def _distances(self, joint_positions: np.ndarray, pairs: Iterable[int]) -> list[float]:
+        q = np.empty(len(self._order))
+        q[self._order] = joint_positions
+        pin.updateGeometryPlacements(self._model, self._data, self._shapes, self._shapes_data, q)
+        return [pin.computeDistance(self._shapes, self._shapes_data, int(p)).min_distance for p in pairs]
+
+    def _set_pairs(self, pairs: list[Pair]) -> None:
+        self._pairs = pairs
+        self._bounds = np.array([pair.bound for pair in pairs])
+        self._shapes.removeAllCollisionPairs()
+        for pair in pairs:
+            self._shapes.addCollisionPair(pin.CollisionPair(pair.link, pair.other))
+        self._shapes_data = self._shapes.createData()
+        reach = np.array([self._approach(pair) for pair in pairs]).reshape(-1, len(self._order))
+        self._reach = reach[:, self._order]  # (P, n), the contract's order
+
+    def _apart(self, contract: RobotContract) -> list[tuple[int, int]]:
+        """The pairs of shapes that have to stay apart, except those that touch at home."""
+        self._shapes.addAllCollisionPairs()
+        if (srdf := contract.urdf_path().with_suffix(".srdf")).is_file():
+            pin.removeCollisionPairs(self._model, self._shapes, str(srdf))
+        pairs = [(pair.first, pair.second) for pair in self._shapes.collisionPairs]
+        parents = self._model.parents
+        return [
+            (first, second)
+            for first, second in pairs
+            if (a := self._joint(first)) != (b := self._joint(second)) and parents[a] != b and parents[b] != a
+        ]
+
+    def _joint(self, shape: int) -> int:
+        """Pinocchio's joint that moves a shape, 0 where none does."""
+        return self._shapes.geometryObjects[shape].parentJoint
+
+    def _approach(self, pair: Pair) -> np.ndarray:
+        """Metres per radian (metres per metre) by which a pair can near when one joint moves, in Pinocchio's order."""
+        result = np.zeros(self._model.nq)
+        for shape, fixed in ((pair.link, pair.other), (pair.other, pair.link)):
+            others = self._model.supports[self._joint(fixed)]
+            item = self._shapes.geometryObjects[shape]
+            item.geometry.computeLocalAABB()
+            radius = item.geometry.aabb_radius + float(np.linalg.norm(item.geometry.aabb_center))
+            distance = float(np.linalg.norm(item.placement.translation)) + radius
+            for joint in reversed(list(self._model.supports[self._joint(shape)])[1:]):
+                model = self._model.joints[joint]
+                prismatic = model.shortname().startswith("JointModelP")
+                if joint not in others:
+                    result[model.idx_q] = 1.0 if prismatic else distance
+                distance += float(np.linalg.norm(self._model.jointPlacements[joint].translation))
+                if prismatic:
+                    limits = self._model.lowerPositionLimit[model.idx_q], self._model.upperPositionLimit[model.idx_q]
+                    distance += max(map(abs, limits))
+        return result
+
+    def _found(self, pair: Pair, distance: float) -> TooClose:
+        return TooClose(self._body(pair.link), self._body(pair.other), distance, pair.bound, pair.key)
+
+    def _body(self, shape: int) -> str:
+        item = self._shapes.geometryObjects[shape]
+        boxes = item.name.startswith("limits.keep_out.")
+        return item.name if boxes else self._model.frames[item.parentFrame].name
+
+
+def _arm(contract: RobotContract) -> tuple[pin.Model, pin.GeometryModel, pin.SE3]:
+    """Model and shapes of the arm, the base; the gripper is closed, the shapes that an open one has elsewhere added."""
+    urdf = str(contract.urdf_path())
+    full = pin.buildModelFromUrdf(urdf)
+    shapes = pin.buildGeomFromUrdf(full, urdf, pin.GeometryType.COLLISION)
+    locked = [i for i in range(1, full.njoints) if full.names[i] not in contract.joints]
+    openings = (contract.gripper.closed, contract.gripper.open)
+    (model, closed), (_, opened) = (
+        pin.buildReducedModel(full, shapes, locked, _with_gripper(full, contract, opening)) for opening in openings
+    )
+    for before, after in zip(list(closed.geometryObjects), opened.geometryObjects, strict=True):
+        if not before.placement.isApprox(after.placement):
+            after.name += "_open"
+            closed.addGeometryObject(after)
+    data = model.createData()
+    pin.framesForwardKinematics(model, data, pin.neutral(model))
+    return model, closed, data.oMf[model.getFrameId(contract.base_frame)].copy()
+
+
+def _with_gripper(full: pin.Model, contract: RobotContract, position: float) -> np.ndarray:
+    """A configuration with the gripper's joint, and those that mimic it, at a position in metres."""
+    q = pin.neutral(full)
+    for joint in ElementTree.parse(contract.urdf_path()).getroot().iter("joint"):
+        mimic, name = joint.find("mimic"), joint.get("name")
+        if name == contract.gripper.joint:
+            q[full.joints[full.getJointId(name)].idx_q] = position
+        elif mimic is not None and mimic.get("joint") == contract.gripper.joint:
+            value = float(mimic.get("multiplier", 1.0)) * position + float(mimic.get("offset", 0.0))
+            q[full.joints[full.getJointId(name)].idx_q] = value
+    return q

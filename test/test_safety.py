@@ -1,0 +1,377 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever the chunks, states and contracts: no accepted motion breaks a limit, and a refusal says what, how much, and
+how much would be allowed. Motion is judged as a controller interpolates it, at 1 kHz, by other code than checks it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_motion import PERIOD, follow, line, random_chunk
+
+from arvrm_ros.contract import Clamp, KeepOut, RobotContract, load_contract
+from arvrm_ros.data.types import ActionChunk
+from arvrm_ros.errors import ContractError, ExecutionCode, MotionRefused
+from arvrm_ros.motion.collision import Clearance
+from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, ExecutorState, JointCommand
+from arvrm_ros.motion.kinematics import Kinematics
+from arvrm_ros.motion.safety import SWING, PathCheck
+from arvrm_ros.simulation.trajectory_controller import TrajectoryController, TrajectoryPoint
+
+STEP = 0.001  # s
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
+BETWEEN_LOOKS = 0.002  # m that a brake from between two looked at may differ by
+
+
+@pytest.fixture(scope="module")
+def contract() -> RobotContract:
+    return load_contract("tabletop")
+
+
+def limited(contract: RobotContract, **limits: object) -> RobotContract:
+    return replace(contract, limits=replace(contract.limits, **limits))  # type: ignore[arg-type]
+
+
+def random_contract(contract: RobotContract, rng: np.random.Generator) -> RobotContract:
+    """Other limits, a smaller workspace, and a box somewhere that the arm at home does not touch."""
+    limits, home = contract.limits, np.array(contract.home)
+
+    def scaled(values: tuple[float, ...], low: float, high: float) -> tuple[float, ...]:
+        return tuple((np.array(values) * rng.uniform(low, high, len(values))).tolist())
+
+    acceleration = scaled(limits.acceleration, 0.3, 1.0)
+    room = rng.uniform(0.2, 1.0)
+    middle = Kinematics(contract).forward(home)[0] + rng.uniform(-0.35, 0.35, 3)
+    size = rng.uniform(0.02, 0.1, 3)
+    low, high = (tuple((middle + sign * size).tolist()) for sign in (-1, 1))
+    box = KeepOut(low, high, rng.uniform(0, 0.03))
+    return limited(
+        contract,
+        velocity=scaled(limits.velocity, 0.3, 1.0),
+        acceleration=acceleration,
+        jerk=tuple((np.array(acceleration) * 10 ** rng.uniform(1.3, 2.7)).tolist()),
+        position_min=tuple((home + room * (np.array(limits.position_min) - home)).tolist()),
+        position_max=tuple((home + room * (np.array(limits.position_max) - home)).tolist()),
+        cartesian_velocity=rng.uniform(0.15, 0.6),
+        workspace_max=tuple((np.array(limits.workspace_max) - [rng.uniform(0, 0.2), 0.1, 0.1]).tolist()),
+        keep_out=limits.keep_out | {"box": box},
+        clamp=Clamp(rng.choice([0.0, 0.02]), rng.choice([0.0, 0.02])),
+    )
+
+
+def interpolated(commands: list[JointCommand], contract: RobotContract) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(T, n) positions, velocities and accelerations at 1 kHz between commands of which the last one is at rest."""
+    controller = TrajectoryController(contract.joints)
+    controller.reset(commands[0].positions, 0.0)
+    points = [
+        TrajectoryPoint(c.positions, c.velocities, PERIOD * (i + 1), c.accelerations) for i, c in enumerate(commands)
+    ]
+    controller.accept(list(contract.joints), points, 0.0, 0.0)
+    states = [controller.state(time) for time in np.arange(PERIOD, PERIOD * len(points) - STEP / 2, STEP)]
+    return tuple(np.array(values) for values in zip(*states, strict=True))  # type: ignore[return-value]
+
+
+def most(values: np.ndarray, limits: tuple[float, ...]) -> float:
+    """The largest share of its limit that any of (T, n) values takes."""
+    return float((np.abs(values) / np.array(limits)).max())
+
+
+class Judge:
+    """Says what a motion breaks."""
+
+    def __init__(self, contract: RobotContract) -> None:
+        self.contract, self._kinematics = contract, Kinematics(contract)
+        limits = contract.limits
+        near = {name: replace(box, clearance=max(box.clearance - BETWEEN_LOOKS, 0.0)) for name, box in
+                limits.keep_out.items()}  # fmt: skip
+        self._clearance = Clearance(
+            limited(contract, keep_out=near, self_clearance=max(limits.self_clearance - BETWEEN_LOOKS, 0.0))
+        )
+
+    def check(self, commands: list[JointCommand]) -> None:
+        if len(commands) < 2:
+            return
+        limits = self.contract.limits
+        positions, velocities, accelerations = interpolated(commands, self.contract)
+        assert np.all(positions >= np.array(limits.position_min) - 1e-4)
+        assert np.all(positions <= np.array(limits.position_max) + 1e-4)
+        assert most(velocities, limits.velocity) <= 1.002
+        assert most(accelerations, limits.acceleration) <= 1.002
+        assert most(np.diff(velocities, axis=0) / STEP, limits.acceleration) <= 1.002
+        assert most(np.diff(accelerations, axis=0) / STEP, limits.jerk) <= 1.002
+        hand = self._kinematics.along(positions)
+        margin = SWING + BETWEEN_LOOKS
+        assert np.all(hand >= np.minimum(np.array(limits.workspace_min) - margin, hand[0]))
+        assert np.all(hand <= np.maximum(np.array(limits.workspace_max) + margin, hand[0]))
+        speed = np.linalg.norm(np.diff(hand, axis=0), axis=1).max() / STEP
+        assert speed <= limits.cartesian_velocity * 1.01
+        home = np.array(self.contract.home)
+        for joints in positions[:: round(0.02 / STEP)]:  # each exactly: it is far from the one before
+            assert self._clearance.along(np.stack([home, joints])) is None
+
+
+def assert_says_why(refusal: MotionRefused, contract: RobotContract) -> None:
+    message, code = str(refusal), refusal.code
+    assert code is not ExecutionCode.NONE
+    named = [*contract.joints, "panda_", "step", "stamp", "quaternion", "gripper", "positions", "x is", "y is", "z is"]
+    assert any(name in message for name in [*named, "emergency stop", "joint states", "the arm brakes"])
+    if code in (ExecutionCode.STEP_TOO_LARGE, ExecutionCode.OUT_OF_WORKSPACE, ExecutionCode.JOINT_LIMIT):
+        assert len(NUMBER.findall(re.sub(r"panda_\w+", "", message))) >= 2, f"no value and bound: {message}"
+        assert "limits." in message or "tolerances are" in message, f"no bound named: {message}"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_accepted_motion_breaks_a_limit_of_any_contract(contract: RobotContract, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    while True:
+        try:
+            executor = ChunkExecutor(
+                random_contract(contract, rng), ExecutorSettings(newest_weight=rng.choice([1.0, 0.5]))
+            )
+            break
+        except ContractError:
+            continue  # the box is where the arm is at home
+    judge = Judge(executor.contract)
+    executor.reset(np.array(contract.home), 1.0, 0.0)
+    now, commands, accepted, refused = 0.0, [], 0, 0
+    for _ in range(25):
+        try:
+            executor.accept(random_chunk(executor, now, rng), now)
+            accepted += 1
+        except MotionRefused as refusal:
+            assert_says_why(refusal, executor.contract)
+            refused += 1
+        what = rng.random()
+        if what < 0.05:
+            executor.hold(now)
+        elif what < 0.08:
+            executor.emergency_stop()
+        elif what < 0.3:
+            executor.clear_emergency_stop()
+        seconds = PERIOD * rng.integers(1, 30)
+        commands += follow(executor, now, seconds)
+        now = round(now + seconds, 6)
+        if np.abs(commands[-1].velocities).max() > 0.05:
+            judge.check([commands[-1], *executor.braking(commands[-1], PERIOD)])
+    while not executor.at_rest or np.abs(commands[-1].velocities).max() > 1e-6:
+        commands += follow(executor, now, 0.5)
+        now = round(now + 0.5, 6)
+    judge.check(commands)
+    assert accepted
+    assert refused
+
+
+def test_a_new_chunk_begins_at_the_position_velocity_and_acceleration_of_what_moves(contract: RobotContract) -> None:
+    executor, rng, moving = ChunkExecutor(contract), np.random.default_rng(0), 0
+    executor.reset(np.array(contract.home), 1.0, 0.0)
+    for i in range(25):
+        now = round(0.1 * i, 6)
+        position, quaternion = executor.kinematics.forward(executor.commanded)
+        steps = np.cumsum(rng.normal(0, 0.012, (10, 3)), axis=0)
+        chunk = ActionChunk(now, 0.1, position + steps, np.tile(quaternion, (10, 1)), rng.uniform(0, 1, 10))
+        try:
+            plan = executor.plan(chunk, now)
+        except MotionRefused:
+            pass
+        else:
+            np.testing.assert_allclose(plan.path.at(now)[:, :-1], plan.base.at(now)[:, :-1], rtol=0, atol=1e-9)
+            moving += bool(np.abs(plan.base.at(now)[1]).max() > 0.02)
+            executor.adopt(plan)
+        follow(executor, now, 0.1)
+    assert moving > 5
+
+
+def test_a_plan_changes_nothing_before_its_start_and_is_not_followed_after_it(contract: RobotContract) -> None:
+    executor, other = ChunkExecutor(contract), ChunkExecutor(contract)
+    for each in (executor, other):
+        each.reset(np.array(contract.home), 1.0, 0.0)
+        each.accept(line(contract, (0, 0.2, 0)), 0.0)
+        follow(each, 0.0, 0.3)
+    chunk = line(contract, (0, 0.2, 0.1), stamp=0.3, start=0.0)
+    plan = executor.plan(chunk, 0.35)
+    executor.adopt(plan)
+    for one, two in zip(follow(executor, 0.3, 0.05), follow(other, 0.3, 0.05), strict=True):
+        np.testing.assert_allclose(one.positions, two.positions, rtol=0, atol=1e-9)
+    late = other.plan(line(contract, (0, 0.2, 0.1), stamp=0.3, start=0.0), 0.36)
+    follow(other, 0.35, 0.03)
+    with pytest.raises(MotionRefused, match="planned") as caught:
+        other.adopt(late)
+    assert caught.value.code is ExecutionCode.PREEMPTED
+
+
+@pytest.mark.parametrize("speed", [0.3, 0.5])
+def test_a_stretched_elbow_is_left_slowly(contract: RobotContract, speed: float) -> None:
+    """The joints are far slower than the hand is asked to be; a policy that asks on is not refused for ever."""
+    executor, judge, home = ChunkExecutor(contract), Judge(contract), np.array(contract.home)
+    start, quaternion = executor.kinematics.forward(home)
+    seed, far, forward = home, start, np.array([1.0, 0.0, 0.0])
+    for reach in np.arange(0, 0.6, 0.002):
+        try:
+            seed = executor.kinematics.inverse(start + reach * forward, quaternion, seed, 0.02)
+        except MotionRefused:
+            break
+        far = start + reach * forward
+    assert np.linalg.svd(executor.kinematics.jacobian(seed), compute_uv=False)[-1] < 0.05
+    executor.reset(seed, 1.0, 0.0)
+    commands, refused = [], 0
+    for i in range(100):
+        now = round(0.1 * i, 6)
+        hand = executor.kinematics.forward(executor.commanded)[0]
+        if hand[0] < far[0] - 0.15:
+            break
+        steps = np.maximum(hand[0] - speed * 0.1 * np.arange(1, 11), start[0])
+        chunk = ActionChunk(now, 0.1, np.tile(hand, (10, 1)), np.tile(quaternion, (10, 1)), np.ones(10))
+        chunk.positions[:, 0] = steps
+        commands += follow(executor, now, 0.05)
+        try:
+            executor.accept(chunk, round(now + 0.05, 6))
+        except MotionRefused:
+            refused += 1
+        commands += follow(executor, round(now + 0.05, 6), 0.05)
+    assert hand[0] < far[0] - 0.15, f"stuck; {refused} chunks refused"
+    executor.hold(round(now, 6))
+    judge.check(commands + follow(executor, now, 1.0))
+
+
+class TestClearance:
+    def test_a_box_is_not_entered(self, contract: RobotContract) -> None:
+        hand = Kinematics(contract).forward(np.array(contract.home))[0]
+        wall = KeepOut(
+            (hand[0] - 0.1, hand[1] + 0.2, hand[2] - 0.1), (hand[0] + 0.1, hand[1] + 0.3, hand[2] + 0.2), 0.02
+        )
+        chunk = line(contract, (0, 0.2, 0))
+        for kept, refused in ((contract, False), (limited(contract, keep_out={"wall": wall}), True)):
+            executor = ChunkExecutor(kept)
+            executor.reset(np.array(contract.home), 1.0, 0.0)
+            if not refused:
+                executor.accept(chunk, 0.0)
+                continue
+            with pytest.raises(MotionRefused, match=r"limits\.keep_out\.wall\.clearance is 0\.02 m") as caught:
+                executor.accept(chunk, 0.0)
+            assert caught.value.code is ExecutionCode.OUT_OF_WORKSPACE
+            assert executor.state is ExecutorState.HOLDING
+            assert executor.at_rest
+
+    def test_the_ways_to_rest_are_looked_at_too(self, contract: RobotContract) -> None:
+        """A path that stays inside the limits, at a speed at which the arm could not rest before them."""
+        times = PERIOD * np.arange(10)
+        motion = np.zeros((3, 10, 8))
+        motion[0, :, :-1] = contract.home
+        motion[0, :, 0] = 0.2 + times
+        motion[1, :, 0] = 1.0
+        PathCheck(contract, PERIOD).limits(times, motion)
+        near = limited(contract, position_max=(0.3, *contract.limits.position_max[1:]))
+        with pytest.raises(MotionRefused, match=r"panda_joint1 .* braking .* 0\.3 rad") as caught:
+            PathCheck(near, PERIOD).limits(times, motion)
+        assert caught.value.code is ExecutionCode.JOINT_LIMIT
+        hand = Kinematics(contract).forward(motion[0, -1, :-1])[0]
+        ahead = KeepOut((hand[0] - 0.2, hand[1] + 0.105, hand[2]), (hand[0], hand[1] + 0.3, hand[2] + 0.1))
+        check = PathCheck(limited(contract, keep_out={"wall": ahead}), PERIOD)
+        visited = check.limits(times, motion)
+        check.clearance(motion[0, :, :-1])
+        with pytest.raises(MotionRefused, match=r"limits\.keep_out\.wall"):
+            check.clearance(visited)
+
+    def test_links_are_kept_apart(self, contract: RobotContract) -> None:
+        folded = np.array([0.0, 0.0, 0.0, -3.0, 0.0, 0.1, 0.785])
+        way = np.linspace(contract.home, folded, 100)
+        found = Clearance(contract).along(way)
+        assert found is not None
+        assert found.key == "limits.self_clearance"
+        assert found.link.startswith("panda_")
+        assert found.other.startswith("panda_")
+        assert found.distance < found.bound == contract.limits.self_clearance
+        assert Clearance(contract).along(np.linspace(contract.home, np.array(contract.home) + 0.1, 50)) is None
+
+    def test_nothing_is_overlooked_between_two_looks(self, contract: RobotContract) -> None:
+        rng, clearance = np.random.default_rng(2), Clearance(contract)
+        low, high = np.array(contract.limits.position_min), np.array(contract.limits.position_max)
+        seen = set()
+        for _ in range(12):
+            way = np.linspace(contract.home, rng.uniform(low, high), 60)
+            each = [clearance.along(way[[0, i]]) is not None for i in range(60)]
+            assert (clearance.along(way) is not None) == any(each)
+            seen.add(any(each))
+        assert seen == {True, False}
+
+
+class TestClamping:
+    def test_what_the_contract_allows_is_cut_and_said(self, contract: RobotContract) -> None:
+        top = contract.limits.workspace_max[1]
+        chunk = line(contract, (0, 0, 0))
+        hand = chunk.positions[0].copy()
+        chunk.positions[:, 1] = np.minimum(hand[1] + 0.05 * np.arange(1, 11), top + 0.01)
+        executor = ChunkExecutor(limited(contract, clamp=Clamp(workspace=0.02)))
+        executor.reset(np.array(contract.home), 1.0, 0.0)
+        executor.accept(chunk, 0.0)
+        assert "0.0100 m outside the workspace" in executor.clamped
+        commands = follow(executor, 0.0, 2.0)
+        assert executor.kinematics.forward(commands[-1].positions)[0][1] == pytest.approx(top, abs=1e-4)
+        executor = ChunkExecutor(contract)
+        executor.reset(np.array(contract.home), 1.0, 0.0)
+        with pytest.raises(MotionRefused, match=r"y is 0\.43.*\.workspace_max y is 0\.42") as caught:
+            executor.accept(chunk, 0.0)
+        assert caught.value.code is ExecutionCode.OUT_OF_WORKSPACE
+
+    def test_too_long_a_step_is_shortened_up_to_a_bound(self, contract: RobotContract) -> None:
+        chunk = line(contract, (0, 0, 0))
+        chunk.positions[5:, 1] += 0.07  # 0.7 m/s for a step
+        executor = ChunkExecutor(limited(contract, clamp=Clamp(step=0.02)))
+        executor.reset(np.array(contract.home), 1.0, 0.0)
+        executor.accept(chunk, 0.0)
+        assert "steps 4 and 5 were 0.0700 m apart, cut to 0.06 m" in executor.clamped
+
+
+class TestResumption:
+    def test_an_arm_near_its_path_goes_back_to_it(self, contract: RobotContract) -> None:
+        executor, judge = ChunkExecutor(contract), Judge(contract)
+        executor.reset(np.array(contract.home), 1.0, 0.0)
+        executor.accept(line(contract, (0, 0.1, 0)), 0.0)
+        commands = follow(executor, 0.0, 0.4)
+        braked = executor.braking(commands[-1], PERIOD)
+        times = [round(0.4 + PERIOD * (i + 1), 6) for i in range(len(braked))]
+        executor.resume(list(zip(times, braked, strict=True)))
+        now = times[-1]
+        assert executor.state is ExecutorState.FOLLOWING
+        rest = follow(executor, now, 1.5)
+        judge.check([*commands, *braked, *rest])
+        end = executor.kinematics.forward(rest[-1].positions)[0]
+        assert end == pytest.approx(line(contract, (0, 0.1, 0)).positions[-1], abs=1e-3)
+
+    def test_one_that_is_elsewhere_rests(self, contract: RobotContract) -> None:
+        executor = ChunkExecutor(contract)
+        executor.reset(np.array(contract.home), 1.0, 0.0)
+        executor.accept(line(contract, (0, 0.1, 0)), 0.0)
+        command = follow(executor, 0.0, 0.4)[-1]
+        elsewhere = replace(command, positions=command.positions + 0.05)
+        executor.resume([(0.4, elsewhere)])
+        assert executor.state is ExecutorState.HOLDING
+        assert executor.error[0] is ExecutionCode.PREEMPTED, "it did not do what it was asked for"
+        rested = follow(executor, 0.4, 0.5)
+        assert executor.at_rest
+        assert np.abs(rested[-1].positions - elsewhere.positions).max() < 0.05
+
+
+class TestContract:
+    @pytest.mark.parametrize(
+        ("change", "named"),
+        [
+            ({"jerk": (0.0,) * 7}, "limits.jerk must be positive"),
+            ({"self_clearance": -0.1}, "limits.self_clearance must not be negative"),
+            ({"keep_out": {"wall": KeepOut((0, 0), (1, 1))}}, "limits.keep_out.wall.min has 2 values instead of 3"),
+            ({"keep_out": {"wall": KeepOut((0, 0, 1), (1, 1, 0))}}, "limits.keep_out.wall.min must lie below"),
+            ({"clamp": Clamp(workspace=-1.0)}, "limits.clamp.workspace must not be negative"),
+        ],
+    )
+    def test_senseless_limits_are_named(self, contract: RobotContract, change: dict, named: str) -> None:
+        with pytest.raises(ContractError, match=re.escape(named)):
+            limited(contract, **change)
+
+    def test_a_box_around_the_arm_at_home_is_refused(self, contract: RobotContract) -> None:
+        hand = Kinematics(contract).forward(np.array(contract.home))[0]
+        around = KeepOut(tuple((hand - 0.05).tolist()), tuple((hand + 0.05).tolist()))
+        with pytest.raises(ContractError, match=r"at home .* limits\.keep_out\.around"):
+            ChunkExecutor(limited(contract, keep_out={"around": around}))
