@@ -202,6 +202,17 @@ def test_a_plan_changes_nothing_before_its_start_and_is_not_followed_after_it(co
     assert caught.value.code is ExecutionCode.PREEMPTED
 
 
+def test_a_first_plan_that_is_adopted_early_is_not_followed_late(contract: RobotContract) -> None:
+    executor = ChunkExecutor(contract)
+    executor.reset(np.array(contract.home), 1.0, 0.0)
+    executor.measured(np.array(contract.home), 1.0, 1.0)
+    plan = executor.plan(line(contract, (0, 0.1, 0), stamp=1.0, start=1.0), 1.05)
+    executor.adopt(plan)
+    commands = follow(executor, 1.0, 1.5)
+    assert executor.ends_at == plan.path.end
+    np.testing.assert_allclose(commands[49].positions, plan.path.at(1.5)[0, :-1], rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("speed", [0.3, 0.5])
 def test_a_stretched_elbow_is_left_slowly(contract: RobotContract, speed: float) -> None:
     """The joints are far slower than the hand is asked to be; a policy that asks on is not refused for ever."""

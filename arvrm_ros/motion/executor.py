@@ -382,9 +382,13 @@ class ChunkExecutor:
         return None
 
     def _follow_clock(self, now: float) -> None:
-        """After missed periods the path goes on from the last command, instead of jumping to where it would be."""
-        missed = now - self._committed
-        if abs(missed) > CLOCK_SLIP * self.settings.period:
+        """After missed periods the path goes on from the last command, instead of jumping to where it would be.
+
+        Where it would be there, as before it begins, it stays on time.
+        """
+        missed, slip = now - self._committed, CLOCK_SLIP * self.settings.period
+        jumps = np.abs(self._path.at(now)[:, :-1] - self._command).max() > 1e-9
+        if missed < -slip or (missed > slip and jumps):
             self._path = self._path.delayed(missed)
         if missed < -2 * self.settings.period:  # the clock was set back: no stamp from before can be told from new ones
             self._newest_stamp = -np.inf
