@@ -310,7 +310,8 @@ class ChunkExecutor:
         self._watch(now)
         self._follow_clock(now)
         self._committed = now + self.settings.period
-        self._command, self._gripper = self._at(self._committed, self._gripper)
+        motion = self._path.at(self._committed)
+        self._command, self._gripper = motion[:, :-1], self._towards(motion[0, -1], self._gripper)
         self._commands.append((self._committed, self._command[0]))
         if self._braking and self._committed >= self._path.end:
             self._braking = False
@@ -320,9 +321,10 @@ class ChunkExecutor:
     def preview(self, now: float, count: int) -> list[JointCommand]:
         """What the next ``count`` calls of :meth:`step` would return, from ``now`` on, if nothing new came."""
         gripper, commands = self._gripper, []
-        for i in range(1, count + 1):
-            motion, gripper = self._at(now + i * self.settings.period, gripper)
-            commands.append(_joint_command(motion, gripper))
+        motions = self._path.sample(now + self.settings.period * np.arange(1, count + 1)).swapaxes(0, 1)
+        for motion in motions:
+            gripper = self._towards(motion[0, -1], gripper)
+            commands.append(_joint_command(motion[:, :-1], gripper))
         return commands
 
     def braking(self, start: JointCommand, spacing: float) -> list[JointCommand]:
@@ -396,11 +398,10 @@ class ChunkExecutor:
             self._commands.clear()
         self._committed = now
 
-    def _at(self, time: float, gripper: float) -> tuple[np.ndarray, float]:
-        """The joints' motion (3, n) on the path, and the gripper's opening after one that was a period earlier."""
-        motion = self._path.at(time)
-        opening = min(max(float(motion[0, -1]), 0.0), 1.0)
-        return motion[:, :-1], gripper + min(max(opening - gripper, -self._gripper_step), self._gripper_step)
+    def _towards(self, opening: float, gripper: float) -> float:
+        """The gripper's opening a period later, on its way to another one."""
+        opening = min(max(float(opening), 0.0), 1.0)
+        return gripper + min(max(opening - gripper, -self._gripper_step), self._gripper_step)
 
     @property
     def present(self) -> JointCommand:
