@@ -308,8 +308,12 @@ def environment(suite: str) -> dict[str, str]:
 
     A simulated suite keeps its traffic on this machine, over shared memory; a real robot's may come from elsewhere.
     """
-    wanted = {"AMENT_PREFIX_PATH": sys.prefix, "MUJOCO_GL": "egl", "PYTHONUNBUFFERED": "1"}
-    wanted["OMP_NUM_THREADS"] = "1"  # a node's PyTorch takes all cores from the others; the policy node has a parameter
+    wanted = {
+        "AMENT_PREFIX_PATH": sys.prefix,
+        "MUJOCO_GL": "egl",
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": "1",  # a node's PyTorch takes all cores from the others; the policy node has a parameter
+    }
     if suite in SIMULATED:
         wanted["FASTDDS_DEFAULT_PROFILES_FILE"] = str(resource("config", "fastdds.xml"))
         wanted["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,13 +20,6 @@ from arvrm_ros.nodes import qos
 from arvrm_ros.nodes.conversions import image_to_message, message_to_image, to_seconds
 
 pytestmark = pytest.mark.ros
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Iterator[Graph]:
-    graph = Graph(tmp_path)
-    yield graph
-    graph.close()
 
 
 def picture(value: int) -> np.ndarray:

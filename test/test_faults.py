@@ -12,14 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arvrm_ros.contract import RobotContract, load_contract
+from arvrm_ros.contract import RobotContract
 from arvrm_ros.evaluation import faults
 from arvrm_ros.evaluation.faults import Fault, Judge, Outcome, Results, Traffic
-
-
-@pytest.fixture(scope="module")
-def contract() -> RobotContract:
-    return load_contract("tabletop")
 
 
 def judged(contract: RobotContract, offsets: np.ndarray, placed: float | None = None) -> Judge:

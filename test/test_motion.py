@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from arvrm_ros.contract import RobotContract, load_contract
+from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.types import ActionChunk
 from arvrm_ros.errors import ContractError, ExecutionCode, MotionRefused
 from arvrm_ros.motion.backends import BACKENDS, make_backend
@@ -18,11 +18,6 @@ from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, ExecutorS
 from arvrm_ros.motion.kinematics import Kinematics
 
 PERIOD = 0.01
-
-
-@pytest.fixture(scope="module")
-def contract() -> RobotContract:
-    return load_contract("tabletop")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +24,6 @@ from arvrm_ros.nodes.conversions import image_to_message, message_to_image
 from arvrm_ros.perception.models import fetch_hand_landmarker
 
 pytestmark = pytest.mark.ros
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Iterator[Graph]:
-    graph = Graph(tmp_path)
-    yield graph
-    graph.close()
 
 
 def test_a_hand_no_hand_and_silence(graph: Graph, tmp_path: Path) -> None:

@@ -11,17 +11,12 @@ import pytest
 from node_process import wait_for
 from test_motion import line
 
-from arvrm_ros.contract import RobotContract, load_contract
+from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.messages import MessageError
 from arvrm_ros.errors import ExecutionCode, MotionRefused
 from arvrm_ros.motion.executor import ChunkExecutor, Plan
 from arvrm_ros.motion.planning import Planner
 from arvrm_ros.motion.plausibility import STARTS_OVER, JointStateCheck
-
-
-@pytest.fixture(scope="module")
-def contract() -> RobotContract:
-    return load_contract("tabletop")
 
 
 class Solver:

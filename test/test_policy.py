@@ -12,7 +12,6 @@ import pytest
 import torch
 from learning_data import TINY, human_clip
 
-from arvrm_ros.contract import load_contract
 from arvrm_ros.data.types import Observation, RetrievedMotion
 from arvrm_ros.errors import CheckpointError
 from arvrm_ros.motion.safety import within_reach
@@ -31,11 +30,6 @@ from arvrm_ros.policies.arvrm.processor import (
 from arvrm_ros.resources import resource
 
 NORMALISATION = Normalisation((0.0,) * 7, (1.0,) * 7, tuple((0.01,) * 6 for _ in range(TINY.chunk)))
-
-
-@pytest.fixture(scope="module")
-def contract():
-    return load_contract("tabletop")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -75,16 +74,6 @@ def test_building_keeps_the_good_clips(
         main(["db", "build", str(tmp_path), "--out", str(tmp_path / "x.lance"), "--image-encoder", str(encoder)]) == 1
     )
     assert "there are no clips" in capsys.readouterr().err
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Iterator[object]:
-    pytest.importorskip("rclpy")
-    from node_process import Graph
-
-    graph = Graph(tmp_path)
-    yield graph
-    graph.close()
 
 
 @pytest.mark.ros

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_motion import PERIOD, follow, line, random_chunk
 
-from arvrm_ros.contract import Clamp, KeepOut, RobotContract, load_contract
+from arvrm_ros.contract import Clamp, KeepOut, RobotContract
 from arvrm_ros.data.types import ActionChunk
 from arvrm_ros.errors import ContractError, ExecutionCode, MotionRefused
 from arvrm_ros.motion.collision import Clearance
@@ -24,11 +24,6 @@ from arvrm_ros.simulation.trajectory_controller import TrajectoryController, Tra
 STEP = 0.001  # s
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 BETWEEN_LOOKS = 0.002  # m that a brake from between two looked at may differ by
-
-
-@pytest.fixture(scope="module")
-def contract() -> RobotContract:
-    return load_contract("tabletop")
 
 
 def limited(contract: RobotContract, **limits: object) -> RobotContract:

@@ -11,18 +11,13 @@ import numpy as np
 import pytest
 from test_motion import random_chunk
 
-from arvrm_ros.contract import RobotContract, load_contract
+from arvrm_ros.contract import RobotContract
 from arvrm_ros.errors import MotionRefused
 from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, JointCommand
 from arvrm_ros.motion.stream import COMMITTED, CommandStream, StreamedTrajectory
 from arvrm_ros.simulation.trajectory_controller import TrajectoryController, TrajectoryPoint
 
 PERIOD, STEP = 0.01, 0.001
-
-
-@pytest.fixture(scope="module")
-def contract() -> RobotContract:
-    return load_contract("tabletop")
 
 
 class Robot:

@@ -30,12 +30,12 @@ SEND_EVERY = 2
 """Control periods from one trajectory to the next while nothing changes. Few, because trajectories may be lost: what
 the controller has must last until one arrives, or it brakes."""
 
+SEND_JOIN_EVERY = 10
+"""As that, while a stream begins."""
+
 FORESEEN = 0.09
 """Seconds, at most, after those decided for which the motion is foreseen. Less :data:`SEND_EVERY` periods, that is how
 late a trajectory may be without being felt; an arm that is fast foresees less, to be at rest in time."""
-
-SEND_JOIN_EVERY = 10
-"""As that, while a stream begins."""
 
 LEAST_FORESEEN = 4
 """Control periods that are foreseen however fast the arm is."""

@@ -327,4 +327,4 @@ class Recorder:
         self._add("task", message, {"success": message.success, "scene": message.scene})
 
     def _on_map(self, message: messages.AnalogyMap) -> None:
-        self.analogy_map = np.array(message.weights, np.float32).reshape(len(message.components), -1)
+        self.analogy_map = conversions.message_to_analogy_map(message)

@@ -181,6 +181,11 @@ def analogy_map_to_message(weights: np.ndarray, stamp: float) -> messages.Analog
     )
 
 
+def message_to_analogy_map(message: messages.AnalogyMap) -> np.ndarray:
+    """The (S, K) weights of a message."""
+    return np.array(message.weights, np.float32).reshape(len(message.components), -1)
+
+
 def joint_state_to_arrays(message: JointState, contract: RobotContract) -> tuple[np.ndarray, np.ndarray, float]:
     """Joint positions and velocities in the contract's order, and the gripper's opening.
 

@@ -168,8 +168,7 @@ class DashboardNode(ManagedNode):
 
     def _on_map(self, message: messages.AnalogyMap) -> None:
         if self._rerun is not None:
-            weights = np.array(message.weights, np.float32).reshape(len(message.components), -1)
-            self._rerun.analogy_map(weights, to_seconds(message.header.stamp))
+            self._rerun.analogy_map(conversions.message_to_analogy_map(message), to_seconds(message.header.stamp))
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
