@@ -20,6 +20,7 @@ from arvrm_ros.data.types import HumanClip
 from arvrm_ros.errors import DataError
 from arvrm_ros.perception.text_encoder import TextEncoder
 from arvrm_ros.retrieval.database import SCHEMA_VERSION, MotionDatabase
+from arvrm_ros.retrieval.index import LAST, CoarseIndex, Codebooks, coarse_vector
 from arvrm_ros.retrieval.opposites import opposite, sides
 from arvrm_ros.retrieval.rows import flat_rows
 from arvrm_ros.retrieval.search import MotionSearch, align, confidence, resample, search
@@ -261,6 +262,28 @@ def test_an_indexed_search_finds_what_the_exact_one_does(tmp_path: Path) -> None
     assert indexed.search(late.language, late.visual, 3, "none").motions == []
     told = indexed.search(late.language, late.visual, 3, "oracle_task", "open_drawer").motions
     assert {m.clip.task for m in told} == {"open_drawer"}
+
+
+@pytest.mark.parametrize("weights", [(1, 10), (100, 10), (0, 0)])  # pictures decide, words decide, all are the same
+@pytest.mark.parametrize("last", [0, 1])
+def test_an_index_finds_the_largest_products(weights: tuple[int, int], last: int) -> None:
+    rng = np.random.default_rng(0)
+    clips = clustered(6000, rng)
+    vectors = np.stack([coarse_vector(clip.language, clip.visual) for clip in clips])
+    says = rng.integers(0, 3, len(vectors)).astype(np.uint16)
+    books = Codebooks.train(vectors[:2000], 32, rng)
+    parts, codes = books.encode(vectors)
+    index = CoarseIndex(books, parts.T, codes, says)
+    shared = 0
+    for clip in clips[:30]:
+        query = coarse_vector(clip.language, clip.visual[:3]) * np.repeat(np.float32(weights), (32, 48))
+        true = vectors @ query - LAST * ((says & last) != 0)
+        found = index.nearest(query, 16, last)
+        assert len(set(found)) == 16
+        assert (true[found] > -LAST / 2).all()
+        shared += int((true[found] >= np.sort(true)[-10]).sum())
+    assert shared >= 0.95 * 300
+    assert sorted(index.nearest(query, len(vectors), last)) == list(range(len(vectors)))
 
 
 def test_an_index_needs_clips(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@
 
 A clip's coarse vector is [z_l ; mean_t z_ot]; its inner product with a query's [w z_l ; T mean_t z_ot] is nearly the
 score. Either half is stored as the nearest of K centres, and what is left as 8 bits a number. A query is first compared
-with the centres, which scores every clip roughly by two look-ups; the best of them are scored with what is left. With
-centres for either half (Babenko and Lempitsky 2012, "The inverted multi-index") a search finds its clips whether it
-goes by the words or by the pictures.
+with the centres, and a clip's two centres score it roughly; the best by that are scored with what is left. With centres
+for either half (Babenko and Lempitsky 2012, "The inverted multi-index") a search finds its clips whether it goes by the
+words or by the pictures.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ ROUNDS = 8
 
 LAST = np.float32(1e4)
 """Taken off the score of what shall come after all others; larger than any score."""
+
+SPREAD = 32
+"""Every so many clips one is looked at to guess how high the shortlist's scores are."""
 
 _BLOCK = 256  # clips scored at a time, so that the numbers stay in the processor's cache
 
@@ -93,13 +96,19 @@ class Codebooks:
 
 
 class CoarseIndex:
-    """Clips in memory as :meth:`Codebooks.encode` has them: ``parts`` (2, N) uint16 and ``codes`` (N, d_l + d_o) int8.
+    """Clips in memory as :meth:`Codebooks.encode` has them, and under each centre a list of the clips nearest to it.
 
-    ``sides`` (N,) are those of their captions, see :mod:`arvrm_ros.retrieval.opposites`.
+    Attributes:
+        sides: (N,) of the clips' captions, see :mod:`arvrm_ros.retrieval.opposites`.
     """
 
     def __init__(self, books: Codebooks, parts: np.ndarray, codes: np.ndarray, sides: np.ndarray) -> None:
-        self._books, self._parts, self._codes, self._sides = books, parts, codes, sides
+        """Takes ``parts`` (2, N) uint16, ``codes`` (N, d_l + d_o) int8 and ``sides`` (N,) uint16."""
+        self.sides = sides
+        self._books, self._codes = books, codes
+        self._lists = (_Lists(parts[0], parts[1], len(books.text)), _Lists(parts[1], parts[0], len(books.image)))
+        self._some = np.arange(0, parts.shape[1], SPREAD)
+        self._parts_of_some = parts[:, self._some]
 
     def nearest(self, query: np.ndarray, count: int, last: int = 0) -> np.ndarray:
         """The clips whose coarse vectors have the largest inner products with a vector, nearly.
@@ -107,23 +116,71 @@ class CoarseIndex:
         Args:
             query: (d_l + d_o,).
             count: clips wanted.
-            last: clips whose ``sides`` have one of these bits come after all others.
+            last: clips whose :attr:`sides` have one of these bits come after all others.
 
         Returns:
             (count,) numbers of clips, fewer when there are fewer; the best first.
         """
         books, width = self._books, self._books.text.shape[1]
-        # With "clip" take need not check the numbers, and with "out" it need not allocate: half the time.
-        rough = np.take(books.text @ query[:width], self._parts[0], mode="clip")
-        rough += np.take(books.image @ query[width:], self._parts[1], mode="clip")
-        if last:
-            np.subtract(rough, LAST, out=rough, where=(self._sides & last) != 0)
-        rows = largest(rough, max(SHORTLIST, count))
-        scores = rough[rows]
+        halves = books.text @ query[:width], books.image @ query[width:]
+        wanted = max(SHORTLIST, count)
+        rows, scores = self._above(self._guess(halves, wanted, last), halves, last)
+        if len(rows) < count:
+            rows, scores = self._above(-np.inf, halves, last)
+        likely = largest(scores, 2 * wanted)  # as many clips as there are may have the very same score
+        rows, scores = rows[likely], scores[likely]
         scaled = query * books.step
         for i in range(0, len(rows), _BLOCK):
             scores[i : i + _BLOCK] += self._codes[rows[i : i + _BLOCK]].astype(np.float32) @ scaled
         return rows[np.argsort(-scores, kind="stable")[:count]]
+
+    def _guess(self, halves: tuple[np.ndarray, np.ndarray], wanted: int, last: int) -> float:
+        """A rough score that about so many clips reach."""
+        if wanted // SPREAD >= len(self._some):
+            return -np.inf
+        scores = halves[0][self._parts_of_some[0]] + halves[1][self._parts_of_some[1]]
+        self._put_last(scores, self._some, last)
+        return float(np.partition(scores, -wanted // SPREAD)[-wanted // SPREAD])
+
+    def _above(self, bound: float, halves: tuple[np.ndarray, np.ndarray], last: int) -> tuple[np.ndarray, np.ndarray]:
+        """The clips whose rough scores reach a bound, and these scores.
+
+        A centre's clips cannot, when it does not with the other half's best centre; so few have to be scored.
+        """
+        centres = [np.flatnonzero(own + other.max() >= bound) for own, other in (halves, halves[::-1])]
+        half = int(np.argmin([lists.lengths[near].sum() for lists, near in zip(self._lists, centres, strict=True)]))
+        lists, near = self._lists[half], centres[half]
+        scores = np.take(halves[1 - half], lists.gather(lists.others, near), mode="clip")
+        scores += np.repeat(halves[half][near], lists.lengths[near])
+        rows = lists.gather(lists.rows, near)
+        self._put_last(scores, rows, last)
+        reached = np.flatnonzero(scores >= bound)
+        return rows[reached], scores[reached]
+
+    def _put_last(self, scores: np.ndarray, rows: np.ndarray, last: int) -> None:
+        if last:
+            scores[(self.sides[rows] & last) != 0] -= LAST
+
+
+class _Lists:
+    """The clips under each centre of one half, list after list.
+
+    Attributes:
+        rows: (N,) numbers of the clips.
+        others: (N,) the same clips' centres of the other half.
+        lengths: (K,) of the lists.
+    """
+
+    def __init__(self, parts: np.ndarray, others: np.ndarray, count: int) -> None:
+        self.rows = np.argsort(parts, kind="stable").astype(np.int32)
+        self.others = others[self.rows]
+        self.lengths = np.bincount(parts, minlength=count)
+        ends = np.cumsum(self.lengths)
+        self._slices = list(map(slice, ends - self.lengths, ends))
+
+    def gather(self, values: np.ndarray, centres: np.ndarray) -> np.ndarray:
+        """Of (N,) values those in the lists of some centres."""
+        return np.concatenate([values[:0], *(values[self._slices[centre]] for centre in centres)])
 
 
 def largest(scores: np.ndarray, count: int) -> np.ndarray:
@@ -140,4 +197,5 @@ def coarse_vector(language: np.ndarray, visual: np.ndarray) -> np.ndarray:
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors (..., d) at length 1."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    lengths = np.sqrt(np.vecdot(vectors, vectors))[..., None]
+    return vectors / np.maximum(lengths, 1e-12)

@@ -9,6 +9,7 @@ say one thing. A word of a pair on either side tells them apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +41,7 @@ def sides(texts: pa.Array | pa.ChunkedArray | Sequence[str]) -> np.ndarray:
     return bits
 
 
+@lru_cache(maxsize=64)
 def opposite(instruction: str) -> int:
     """The :func:`sides` of texts that say the opposite of an instruction: they have one of these bits or more."""
     bits = int(sides([instruction])[0])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -184,12 +185,14 @@ class MotionSearch:
             query = coarse_vector(language, align(visual, self.history))
             query[: len(language)] *= self.language_weight
             query[len(language) :] *= self.history
-            yield self._features(
-                self.database.take(self._rows[self._index.nearest(query, max(CANDIDATES, 3 * k // 2), last)])
-            )
+            found = self._index.nearest(query, max(CANDIDATES, 3 * k // 2), last)
+            features = self._features(self.database.take(self._rows[found]))
+            if last:
+                features.sides = self._index.sides[found]  # to find them in the captions takes a millisecond
+            yield features
 
     def _features(self, clips: list[HumanClip]) -> _Features:
-        return _Features(clips, self.history, self.opposites)
+        return _Features(clips, self.history)
 
     def _task(self, mode: str, task: str, rng: np.random.Generator) -> str:
         """The task whose clips are wanted: the true one, or any other."""
@@ -210,12 +213,16 @@ class MotionSearch:
 class _Features:
     """The features of N clips as they are scored."""
 
-    def __init__(self, clips: list[HumanClip], history: int, opposites: bool) -> None:
+    def __init__(self, clips: list[HumanClip], history: int) -> None:
         self.clips = clips
-        self.sides = sides([clip.caption for clip in clips]) if opposites else np.zeros(0, np.uint16)
         self._language = unit(np.stack([clip.language for clip in clips]))  # (N, d_l)
         frames = [c.visual if len(c.visual) == history else resample(c.visual, history) for c in clips]
         self._visual = unit(np.stack(frames))  # (N, T, d_o)
+
+    @cached_property
+    def sides(self) -> np.ndarray:
+        """(N,) of the captions."""
+        return sides([clip.caption for clip in self.clips])
 
     def scores(self, language: np.ndarray, visual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N,) cosines of the language features, and (N,) means over the T frames of the image features' cosines.
