@@ -85,35 +85,31 @@ class Clearance:
         self._set_pairs([p for p, d in zip(touching, distances, strict=False) if d >= p.bound] + boxes)
 
     def along(self, joint_positions: np.ndarray) -> TooClose | None:
-        """The first two bodies that come too close on a path of joint positions (T, n) rad, None where none do.
+        """Two bodies that come too close at some of (T, n) joint positions in rad, None where none do.
 
-        Bodies that are too close at the start may stay so, or part. The distance of a pair is computed again only when
-        the joints have moved so far that the pair may have used up the distance it had (conservative advancement,
-        Mirtich 1996): every sample is covered, few are looked at.
+        Bodies that are too close at the first one may stay so, or part. A pair's distance at one sample clears all
+        samples that the joints cannot near it enough to reach (as in conservative advancement, Mirtich 1996, but
+        forwards and back): every sample is covered, few are looked at.
         """
-        samples = len(joint_positions)
-        neared = np.zeros((len(self._pairs), samples))  # metres by which each pair may have neared since the start
-        np.cumsum(self._reach @ np.abs(np.diff(joint_positions, axis=0)).T, axis=1, out=neared[:, 1:])
-        bounds = self._bounds.copy()
-        next_look, at = np.zeros(len(self._pairs), int), 0
-        while at < samples:
-            due = np.flatnonzero(next_look == at)
-            for pair, distance in zip(due, self._distances(joint_positions[at], due), strict=True):
-                if at == 0:
-                    bounds[pair] = min(bounds[pair], distance - RESOLUTION)
-                left = distance - bounds[pair]
-                if left < 0:
-                    return self._found(self._pairs[pair], distance)
-                row = neared[pair]
-                next_look[pair] = row.searchsorted(row[at] + left, side="right")
-            at = int(next_look.min(initial=samples))
+        bounds, unknown = self._bounds.copy(), np.ones((len(self._pairs), len(joint_positions)), bool)
+        while len(samples := np.flatnonzero(unknown.any(axis=0))):
+            at = samples[len(samples) // 2]
+            due = np.flatnonzero(unknown[:, at])
+            distances = self._distances(joint_positions[at], due)
+            if len(close := due[distances < bounds[due]]):
+                bounds[close] = np.minimum(bounds[close], self._distances(joint_positions[0], close) - RESOLUTION)
+            left = distances - bounds[due]
+            if left.min() < 0:
+                return self._found(self._pairs[due[left.argmin()]], float(distances[left.argmin()]))
+            nearing = self._reach[due] @ np.abs(joint_positions - joint_positions[at]).T
+            unknown[due] &= nearing > left[:, None]
         return None
 
-    def _distances(self, joint_positions: np.ndarray, pairs: Iterable[int]) -> list[float]:
+    def _distances(self, joint_positions: np.ndarray, pairs: Iterable[int]) -> np.ndarray:
         q = np.empty(len(self._order))
         q[self._order] = joint_positions
         pin.updateGeometryPlacements(self._model, self._data, self._shapes, self._shapes_data, q)
-        return [pin.computeDistance(self._shapes, self._shapes_data, int(p)).min_distance for p in pairs]
+        return np.array([pin.computeDistance(self._shapes, self._shapes_data, int(p)).min_distance for p in pairs])
 
     def _set_pairs(self, pairs: list[Pair]) -> None:
         self._pairs = pairs

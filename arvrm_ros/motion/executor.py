@@ -25,7 +25,7 @@ from arvrm_ros.motion.chunks import ChunkMotion, JointPath
 from arvrm_ros.motion.kinematics import Kinematics
 
 ATTEMPTS = 10  # at a way to a chunk before it is refused for that
-LONGER = 1.25  # times that the way takes longer from one attempt to the next
+LONGER = 1.25  # times, at least, that the way takes longer from one attempt to the next
 SLOWER = 1.15  # times that the chunk is slower from one attempt to the next, once half of them have failed
 LONGEST_HOLD = 0.25  # s in which a hold has to rest on the path; else the arm is braked straight on
 GIVE_WAY = 4.0  # times slower than it could the arm moves to where it is held
@@ -466,7 +466,9 @@ class ChunkExecutor:
                 return path, self._check.limits(*path.ahead(start))
             except MotionRefused as refusal:
                 refused = refusal
-            seconds *= LONGER
+            # To slow all of the motion so much would do; the way alone has to be longer by no less.
+            slower = float(safety.needed_slowdown(*path.ahead(start), self.contract).max())
+            seconds *= max(LONGER, slower)
             if attempt >= ATTEMPTS // 2:  # to catch up takes more speed than the steps have, however long it takes
                 motion = motion.stretched(SLOWER)
         raise refused

@@ -230,7 +230,7 @@ def check_slowdown(
         MotionRefused: JOINT_LIMIT.
     """
     if slowdown > most:
-        what = _worst_joint(times, motion, contract)
+        what = _worst_joint(_excess(times, motion, contract), contract)
         message = f"{what}; it would be followed {slowdown:.2f} times slower, {most:.2f} is the most"
         raise MotionRefused(ExecutionCode.JOINT_LIMIT, message)
 
@@ -272,8 +272,8 @@ class PathCheck:
         contract, limits = self._contract, self._contract.limits
         way = "on the way to the steps"
         self._check_range(motion[0, :, :-1], way)
-        if needed_slowdown(times, motion, contract, BETWEEN).max() > 1.0:
-            raise MotionRefused(ExecutionCode.JOINT_LIMIT, _worst_joint(times, motion, contract))
+        if (excess := _excess(times, motion, contract)).max() > BETWEEN:
+            raise MotionRefused(ExecutionCode.JOINT_LIMIT, _worst_joint(excess, contract))
         positions = self._kinematics.along(motion[0, :, :-1])
         start = positions[0]
         self._check_workspace(positions, start, way)
@@ -363,8 +363,7 @@ def _excess(times: np.ndarray, motion: np.ndarray, contract: RobotContract) -> n
     x, v, a = joints[:, :-1]
     d, e, f = joints[0, 1:] - x - h * v - h**2 / 2 * a, h * (joints[1, 1:] - v - h * a), h**2 * (joints[2, 1:] - a)
     c3, c4, c5 = 60 * d - 24 * e + 3 * f, 168 * e - 360 * d - 24 * f, 360 * d - 180 * e + 30 * f  # of s^0, s^1, s^2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        turn = np.clip(np.nan_to_num(-c4 / (2 * c5)), 0.0, 1.0)
+    turn = np.clip(-c4 / np.where(c5 == 0, 1.0, 2 * c5), 0.0, 1.0)
     jerks = [np.abs(c3 + s * (c4 + s * c5)) for s in (0.0, 1.0, turn)]
     between[2] = np.maximum.reduce(jerks) / h**3
     taken[:, 1:] = np.maximum(taken[:, 1:], between)
@@ -373,8 +372,7 @@ def _excess(times: np.ndarray, motion: np.ndarray, contract: RobotContract) -> n
     return taken / bounds[:, None]
 
 
-def _worst_joint(times: np.ndarray, motion: np.ndarray, contract: RobotContract) -> str:
-    excess = _excess(times, motion, contract)
+def _worst_joint(excess: np.ndarray, contract: RobotContract) -> str:
     kind, row, joint = np.unravel_index(int(excess.argmax()), excess.shape)
     key, unit = (("velocity", "rad/s"), ("acceleration", "rad/s^2"), ("jerk", "rad/s^3"))[kind]
     bound = getattr(contract.limits, key)[joint]
