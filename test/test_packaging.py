@@ -55,6 +55,13 @@ def test_only_nodes_import_ros():
             assert not found, f"{file} imports {found}"
 
 
+def test_no_callback_awaits():
+    """rclpy calls a callback that awaits again and again until it ends, which takes a whole core."""
+    for file in (ROOT / "arvrm_ros" / "nodes").glob("*.py"):
+        waiting = [n.lineno for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.AsyncFunctionDef)]
+        assert not waiting, f"{file}:{waiting}"
+
+
 def test_package_xml_declares_every_ros_package_that_is_imported():
     declared = {element.text for element in PACKAGE if element.tag.endswith("depend")}
     for file in [*(ROOT / "arvrm_ros" / "nodes").glob("*.py"), ROOT / "arvrm_ros" / "launching.py"]:

@@ -19,7 +19,6 @@ from functools import partial
 import numpy as np
 from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.task import Future
 from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Empty
@@ -72,19 +71,33 @@ class ExecutionParameters(Parameters):
 
 
 class _Request:
-    """A chunk to execute: from the topic, or a goal, whose ``done`` resolves to (code, message)."""
+    """A chunk to execute: from the topic, or a goal."""
 
     def __init__(self, chunk: messages.ActionChunk, handle: ServerGoalHandle | None = None) -> None:
         self.chunk = chunk
         self.handle = handle
-        self.done: Future = Future()
         self.canceling = False
         self.planned_again = False
+        self._done = False
 
     def finish(self, code: ExecutionCode, message: str) -> None:
-        """Ends it; harmless when repeated."""
-        if not self.done.done():
-            self.done.set_result((code, message))
+        """Ends it, and its goal with a result; harmless when repeated."""
+        if self._done:
+            return
+        self._done = True
+
+        def hand_over(handle: ServerGoalHandle) -> ExecuteChunk.Result:
+            if code is ExecutionCode.NONE:
+                handle.succeed()
+            elif code is ExecutionCode.CANCELED:
+                handle.canceled()
+            else:
+                handle.abort()
+            return ExecuteChunk.Result(error_code=int(code), error_msg=message)
+
+        # rclpy "executes" a goal when its result is known: a callback that awaits keeps a whole core busy until then.
+        if self.handle is not None:
+            self.handle.execute(hand_over)
 
 
 class ExecutionNode(ManagedNode):
@@ -137,7 +150,8 @@ class ExecutionNode(ManagedNode):
             self,
             ExecuteChunk,
             "/execute_chunk",
-            self._on_goal,
+            self._end_goal,
+            handle_accepted_callback=self._on_goal,
             cancel_callback=lambda _: CancelResponse.ACCEPT,
             callback_group=ReentrantCallbackGroup(),
         )
@@ -263,20 +277,15 @@ class ExecutionNode(ManagedNode):
         else:  # the policy asks for rest: its instruction is over
             self._hold(ExecutionCode.PREEMPTED, "the policy asked for rest")
 
-    async def _on_goal(self, handle: ServerGoalHandle) -> ExecuteChunk.Result:
+    def _on_goal(self, handle: ServerGoalHandle) -> None:
         request = _Request(handle.request.chunk, handle)
         if self.is_active:
             self._submit(request)
         else:
             request.finish(ExecutionCode.NOT_ACTIVE, "the execution node is not active")
-        code, message = await request.done  # type: ignore[misc]  # rclpy types a Future by no result
-        if code is ExecutionCode.NONE:
-            handle.succeed()
-        elif code is ExecutionCode.CANCELED:
-            handle.canceled()
-        else:
-            handle.abort()
-        return ExecuteChunk.Result(error_code=int(code), error_msg=message)
+
+    def _end_goal(self, handle: ServerGoalHandle) -> ExecuteChunk.Result:
+        raise RuntimeError("goals are executed with their own callback")
 
     def _submit(self, request: _Request) -> None:
         """Hands a chunk to the planning thread; one that still waits there is out of date."""
