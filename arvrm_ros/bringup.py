@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from arvrm_ros import real_time
 from arvrm_ros.suite import SUITE_UP, Process, SuiteError, Values, environment, missing, processes
 
 GRACE = 10.0
@@ -212,7 +213,7 @@ def _follow_parent(parent: int) -> Callable[[], None]:
     """
 
     def prepare() -> None:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        real_time.give_way(0)
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died before we asked
             os._exit(1)

@@ -29,6 +29,7 @@ from arvrm_ros import files, suite
 from arvrm_ros.bringup import Supervisor
 from arvrm_ros.contract import load_contract
 from arvrm_ros.evaluation.demo import plan
+from arvrm_ros.real_time import run_in_real_time
 
 JITTER_LIMIT, ACCEPTED_LIMIT = 5.0, 10.0  # ms
 SETTLE = 5.0  # s of following that are left out
@@ -112,8 +113,6 @@ def main() -> int:
     args = parser.parse_args()
     os.environ["ROS_DOMAIN_ID"] = str(args.domain)
     os.environ.update(suite.environment("simulation"))
-    from arvrm_ros.nodes.lifecycle import run_in_real_time
-
     real_time = run_in_real_time()  # a late listener would look like a late trajectory
     listener = Listener()
     load = [os.getloadavg()[0]]

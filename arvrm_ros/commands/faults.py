@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     os.environ.update(suite.environment("simulation"))
     Supervisor("simulation", values)  # says what is missing
     from arvrm_ros.nodes.fault_campaign import Campaign, CampaignError
-    from arvrm_ros.nodes.lifecycle import run_in_real_time
+    from arvrm_ros.real_time import run_in_real_time
 
     if args.fresh:
         shutil.rmtree(args.out, ignore_errors=True)

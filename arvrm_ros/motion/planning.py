@@ -4,16 +4,15 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from arvrm_ros import real_time
 from arvrm_ros.errors import MotionRefused
 from arvrm_ros.motion.executor import Plan
 
-GIL_SWITCH = 0.0005  # s; Python's default would let the planning thread delay a command by 5 ms
 FORGETTING = 0.95  # of the longest planning time, from one plan to the next
 
 T = TypeVar("T")
@@ -28,7 +27,6 @@ class Planner(Generic[T]):
     """
 
     def __init__(self, solve: Callable[[T, float], Plan], done: Callable[[float], None]) -> None:
-        sys.setswitchinterval(GIL_SWITCH)
         self._solve, self._done = solve, done
         self._seconds = 0.02
         self._changed = threading.Condition()  # guards the four below
@@ -73,6 +71,7 @@ class Planner(Generic[T]):
         self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
+        real_time.give_way(real_time.PLANNING)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or (self._waiting is not None and self._planned is None))

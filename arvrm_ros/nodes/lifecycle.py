@@ -38,12 +38,10 @@ from arvrm_ros.errors import ArvrmError
 from arvrm_ros.nodes import qos
 from arvrm_ros.nodes.parameters import Parameters, declare, read
 from arvrm_ros.nodes.stages import StageTimes
+from arvrm_ros.real_time import run_in_real_time
 
 HEARTBEAT_PERIOD = 1.0
 """Wall-clock seconds between two diagnostics of a node."""
-
-REAL_TIME_PRIORITY = 50
-"""Of SCHED_FIFO, as ros2_control's controller manager."""
 
 SHUTDOWN_LIMIT = 8.0
 """Wall-clock seconds after a signal in which a node comes to rest; one that hangs is ended then."""
@@ -346,24 +344,6 @@ def stop_on_signals() -> threading.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
     return stop
-
-
-def run_in_real_time() -> bool:
-    """Has the kernel prefer this process and the threads it will start (SCHED_FIFO), as ros2_control's manager does.
-
-    Returns:
-        False where that is not permitted (no CAP_SYS_NICE, no rtprio in limits.conf): it then competes as any other.
-    """
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(REAL_TIME_PRIORITY))
-    except OSError:
-        return False
-    return True
-
-
-def run_in_background() -> None:
-    """Takes the calling thread out of :func:`run_in_real_time`."""
-    os.sched_setscheduler(threading.get_native_id(), os.SCHED_OTHER, os.sched_param(0))
 
 
 def run_node(factory: Callable[[], ManagedNode], threads: int = 1, real_time: bool = False) -> int:

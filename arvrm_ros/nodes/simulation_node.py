@@ -32,8 +32,9 @@ from arvrm_ros.errors import ArvrmError
 from arvrm_ros.msg import TaskStatus
 from arvrm_ros.nodes import qos
 from arvrm_ros.nodes.conversions import header, image_to_message, to_seconds, to_time
-from arvrm_ros.nodes.lifecycle import ManagedNode, run_in_background, run_node
+from arvrm_ros.nodes.lifecycle import ManagedNode, run_node
 from arvrm_ros.nodes.parameters import Parameters, parameter
+from arvrm_ros.real_time import RENDERING, give_way
 from arvrm_ros.simulation.scene import SceneState
 from arvrm_ros.simulation.tabletop import Snapshot, Tabletop
 from arvrm_ros.simulation.tasks import TASKS
@@ -295,7 +296,7 @@ class SimulationNode(ManagedNode):
     # In the rendering thread.
 
     def _run_rendering(self) -> None:
-        run_in_background()  # only the robot's controller is in a hurry
+        give_way(RENDERING)  # only the robot's controller is in a hurry
         view = Tabletop(self.contract, self.params.variant)
         try:
             while self._running.is_set():

@@ -1,0 +1,46 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Threads that must not wait for others, where the kernel permits it (SCHED_FIFO): Linux, CAP_SYS_NICE or rtprio.
+
+A process asks for it with :func:`run_in_real_time` before it starts its threads, which inherit it; those that are in
+less of a hurry then :func:`give_way`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+CONTROL = 50
+"""Of SCHED_FIFO, as ros2_control's controller manager."""
+
+PLANNING = 40
+
+RENDERING = 10
+"""Before every process without a priority: a thread that waits for the processor while it holds Python's lock has the
+others of its process wait, too."""
+
+GIL_SWITCH = 0.0005
+"""s; with Python's default a busy thread would delay a more urgent one by 5 ms."""
+
+
+def run_in_real_time() -> bool:
+    """Has the kernel prefer the calling thread, and those it will start.
+
+    Returns:
+        False where that is not permitted: it then competes as any other.
+    """
+    sys.setswitchinterval(GIL_SWITCH)
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(CONTROL))
+    except OSError:
+        return False
+    return True
+
+
+def give_way(priority: int) -> None:
+    """Lowers the calling thread's priority, where it has one; 0 takes it away."""
+    thread = threading.get_native_id()
+    if os.sched_getscheduler(thread) == os.SCHED_FIFO:
+        os.sched_setscheduler(thread, os.SCHED_FIFO if priority else os.SCHED_OTHER, os.sched_param(priority))
