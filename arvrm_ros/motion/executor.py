@@ -27,7 +27,7 @@ from arvrm_ros.motion.kinematics import Kinematics
 ATTEMPTS = 10  # at a way to a chunk before it is refused for that
 LONGER = 1.25  # times, at least, that the way takes longer from one attempt to the next
 SLOWER = 1.15  # times that the chunk is slower from one attempt to the next, once half of them have failed
-LONGEST_HOLD = 0.25  # s in which a hold has to rest on the path; else the arm is braked straight on
+LONGEST_HOLD = 0.15  # s in which a hold has to rest on the path; else the arm is braked straight on
 GIVE_WAY = 4.0  # times slower than it could the arm moves to where it is held
 CLOCK_SLIP = 0.01  # of a period by which a step may be longer or shorter to follow the caller's clock
 ON_PATH = 0.005  # rad within which an arm that was left alone counts as on its path
