@@ -320,62 +320,6 @@ class TestExecutor:
         assert executor.at_rest
         assert_within_limits(commands, contract)
 
-    def test_no_chunk_sequence_breaks_a_limit(self, contract: RobotContract) -> None:
-        """Random chunks: on time, late, overlapping, jumping, too fast, not finite; holds and stops in between."""
-        seen: set[ExecutionCode] = set()
-        for seed in range(12):
-            rng = np.random.default_rng(seed)
-            executor = ChunkExecutor(contract, ExecutorSettings(newest_weight=rng.choice([1.0, 0.5])))
-            executor.reset(np.array(contract.home), 1.0, 0.0)
-            now, commands, accepted = 0.0, [], 0
-            for _ in range(25):
-                try:
-                    executor.accept(random_chunk(executor, now, rng), now)
-                    accepted += 1
-                except MotionRefused as refused:
-                    seen.add(refused.code)
-                what = rng.random()
-                if what < 0.05:
-                    executor.hold(now)
-                elif what < 0.08:
-                    executor.emergency_stop()
-                elif what < 0.2:
-                    executor.clear_emergency_stop()
-                seconds = PERIOD * rng.integers(1, 30)
-                commands += follow(executor, now, seconds)
-                now = round(now + seconds, 6)
-            commands += follow(executor, now, 2.0)
-            assert accepted
-            assert_within_limits(commands, contract)
-            assert executor.at_rest
-        assert {
-            ExecutionCode.INVALID_CHUNK,
-            ExecutionCode.CHUNK_TOO_OLD,
-            ExecutionCode.STEP_TOO_LARGE,
-            ExecutionCode.OUT_OF_WORKSPACE,
-            ExecutionCode.EMERGENCY_STOP,
-        } <= seen  # joints that are too slow for a chunk follow it slower; what is refused for them: TestRefusals
-
-
-def random_chunk(executor: ChunkExecutor, now: float, rng: np.random.Generator) -> ActionChunk:
-    """A chunk from the commanded pose, with whatever may be wrong with one."""
-    steps, period = rng.integers(1, 12), 0.1
-    position, quaternion = executor.kinematics.forward(executor.commanded)
-    spread = rng.choice([0.002, 0.01, 0.02, 0.06])
-    walk = np.cumsum(rng.normal(0, spread, (steps, 3)) + rng.normal(0, spread, 3), axis=0)
-    turns = Rotation.from_rotvec(np.cumsum(rng.normal(0, spread * 3, (steps, 3)), axis=0))
-    chunk = ActionChunk(
-        stamp=now - rng.choice([0.0, 0.05, 0.13, 0.4, 1.5], p=[0.4, 0.3, 0.15, 0.1, 0.05]),
-        step_period=period,
-        positions=position + walk + rng.normal(0, rng.choice([0.0, 0.02, 0.1]), 3),
-        quaternions=(Rotation.from_quat(quaternion) * turns).as_quat(),
-        gripper=rng.uniform(0, 1, steps),
-    )
-    if rng.random() < 0.1:
-        field = rng.choice(["positions", "quaternions", "gripper"])
-        getattr(chunk, field).flat[rng.integers(steps)] = rng.choice([np.nan, np.inf, -np.inf])
-    return chunk
-
 
 class TestBackends:
     def test_points_of_the_controller_satisfy_ros2_control(self, contract: RobotContract) -> None:

@@ -6,13 +6,20 @@ how much would be allowed. Motion is judged as a controller interpolates it, at 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
-from test_motion import PERIOD, follow, line, random_chunk
+from hypothesis import HealthCheck, reject, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.strategies import SearchStrategy
+from scipy.spatial.transform import Rotation
+from test_motion import PERIOD, follow, line
 
-from arvrm_ros.contract import Clamp, KeepOut, RobotContract
+from arvrm_ros.contract import Clamp, KeepOut, RobotContract, load_contract
 from arvrm_ros.data.types import ActionChunk
 from arvrm_ros.errors import ContractError, ExecutionCode, MotionRefused
 from arvrm_ros.motion.collision import Clearance
@@ -30,31 +37,56 @@ def limited(contract: RobotContract, **limits: object) -> RobotContract:
     return replace(contract, limits=replace(contract.limits, **limits))  # type: ignore[arg-type]
 
 
-def random_contract(contract: RobotContract, rng: np.random.Generator) -> RobotContract:
-    """Other limits, a smaller workspace, and a box somewhere that the arm at home does not touch."""
+def each(low: float, high: float, count: int = 7) -> SearchStrategy[np.ndarray]:
+    return st.lists(st.floats(low, high), min_size=count, max_size=count).map(np.array)
+
+
+@st.composite
+def contracts(draw: st.DrawFn) -> RobotContract:
+    """Other limits than the tabletop's, a smaller workspace, and a box somewhere."""
+    contract = load_contract("tabletop")
     limits, home = contract.limits, np.array(contract.home)
-
-    def scaled(values: tuple[float, ...], low: float, high: float) -> tuple[float, ...]:
-        return tuple((np.array(values) * rng.uniform(low, high, len(values))).tolist())
-
-    acceleration = scaled(limits.acceleration, 0.3, 1.0)
-    room = rng.uniform(0.2, 1.0)
-    middle = Kinematics(contract).forward(home)[0] + rng.uniform(-0.35, 0.35, 3)
-    size = rng.uniform(0.02, 0.1, 3)
-    low, high = (tuple((middle + sign * size).tolist()) for sign in (-1, 1))
-    box = KeepOut(low, high, rng.uniform(0, 0.03))
+    acceleration = np.array(limits.acceleration) * draw(each(0.3, 1.0))
+    room = draw(st.floats(0.2, 1.0))
+    middle = Kinematics(contract).forward(home)[0] + draw(each(-0.35, 0.35, 3))
+    size = draw(each(0.02, 0.1, 3))
+    box = KeepOut(tuple(middle - size), tuple(middle + size), draw(st.floats(0, 0.03)))
     return limited(
         contract,
-        velocity=scaled(limits.velocity, 0.3, 1.0),
-        acceleration=acceleration,
-        jerk=tuple((np.array(acceleration) * 10 ** rng.uniform(1.3, 2.7)).tolist()),
-        position_min=tuple((home + room * (np.array(limits.position_min) - home)).tolist()),
-        position_max=tuple((home + room * (np.array(limits.position_max) - home)).tolist()),
-        cartesian_velocity=rng.uniform(0.15, 0.6),
-        workspace_max=tuple((np.array(limits.workspace_max) - [rng.uniform(0, 0.2), 0.1, 0.1]).tolist()),
+        velocity=tuple(np.array(limits.velocity) * draw(each(0.3, 1.0))),
+        acceleration=tuple(acceleration),
+        jerk=tuple(acceleration * 10 ** draw(st.floats(1.3, 2.7))),
+        position_min=tuple(home + room * (np.array(limits.position_min) - home)),
+        position_max=tuple(home + room * (np.array(limits.position_max) - home)),
+        cartesian_velocity=draw(st.floats(0.15, 0.6)),
+        workspace_max=tuple(np.array(limits.workspace_max) - [draw(st.floats(0, 0.2)), 0.1, 0.1]),
         keep_out=limits.keep_out | {"box": box},
-        clamp=Clamp(rng.choice([0.0, 0.02]), rng.choice([0.0, 0.02])),
+        clamp=Clamp(draw(st.sampled_from([0.0, 0.02])), draw(st.sampled_from([0.0, 0.02]))),
     )
+
+
+@st.composite
+def chunks(draw: st.DrawFn) -> ActionChunk:
+    """Steps relative to the commanded pose, with whatever may be wrong with them; the stamp is minus the age."""
+    steps = draw(st.integers(1, 12))
+    spread = draw(st.sampled_from([0.002, 0.005, 0.01, 0.01, 0.02, 0.06]))
+    walk, turns, drift = (draw(each(-2, 2, 3 * n)).reshape(n, 3) for n in (steps, steps, 1))
+    far = draw(st.sampled_from([0.0, 0.0, 0.0, 0.02, 0.1])) * draw(each(-1, 1, 3))
+    chunk = ActionChunk(
+        stamp=-draw(st.sampled_from([0.0, 0.05, 0.13, 0.0, 0.05, 0.13, 0.4, 1.5, -1.0])),
+        step_period=draw(st.sampled_from([*[0.1] * 10, 0.05, 0.2, 0.0])),
+        positions=far + spread * np.cumsum(walk + drift, axis=0),
+        quaternions=Rotation.from_rotvec(3 * spread * np.cumsum(turns, axis=0)).as_quat(),
+        gripper=draw(each(0, 1, steps)),
+    )
+    if draw(st.sampled_from([*[False] * 12, True])):
+        field = draw(st.sampled_from(["positions", "quaternions", "gripper"]))
+        broken = draw(st.sampled_from([np.nan, np.inf, -np.inf, 1e300, "shape"]))
+        if broken == "shape":
+            setattr(chunk, field, getattr(chunk, field)[:-1])
+        else:
+            getattr(chunk, field).flat[0] = broken
+    return chunk
 
 
 def interpolated(commands: list[JointCommand], contract: RobotContract) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -118,45 +150,88 @@ def assert_says_why(refusal: MotionRefused, contract: RobotContract) -> None:
         assert "limits." in message or "tolerances are" in message, f"no bound named: {message}"
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_no_accepted_motion_breaks_a_limit_of_any_contract(contract: RobotContract, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    while True:
+class Motion(RuleBasedStateMachine):
+    """An executor with any contract that is given any chunks, and held and stopped meanwhile."""
+
+    seen: ClassVar[Counter[ExecutionCode]] = Counter()
+
+    @initialize(contract=contracts(), newest_weight=st.sampled_from([1.0, 0.5]))
+    def begin(self, contract: RobotContract, newest_weight: float) -> None:
         try:
-            executor = ChunkExecutor(
-                random_contract(contract, rng), ExecutorSettings(newest_weight=rng.choice([1.0, 0.5]))
-            )
-            break
+            self.executor = ChunkExecutor(contract, ExecutorSettings(newest_weight=newest_weight))
         except ContractError:
-            continue  # the box is where the arm is at home
-    judge = Judge(executor.contract)
-    executor.reset(np.array(contract.home), 1.0, 0.0)
-    now, commands, accepted, refused = 0.0, [], 0, 0
-    for _ in range(25):
+            reject()  # the box is where the arm is at home
+        self.judge = Judge(contract)
+        self.now, self.commands = 0.0, list[JointCommand]()
+        self.executor.reset(np.array(contract.home), 1.0, 0.0)
+
+    @rule(relative=chunks(), periods=st.integers(1, 30))
+    def follow(self, relative: ActionChunk, periods: int) -> None:
+        position, quaternion = self.executor.kinematics.forward(self.executor.commanded)
+        chunk = replace(
+            relative,
+            stamp=self.now + relative.stamp,
+            positions=position + relative.positions,
+            quaternions=turned(quaternion, relative.quaternions),
+        )
         try:
-            executor.accept(random_chunk(executor, now, rng), now)
-            accepted += 1
+            self.executor.accept(chunk, self.now)
+            self.seen[ExecutionCode.NONE] += 1
         except MotionRefused as refusal:
-            assert_says_why(refusal, executor.contract)
-            refused += 1
-        what = rng.random()
-        if what < 0.05:
-            executor.hold(now)
-        elif what < 0.08:
-            executor.emergency_stop()
-        elif what < 0.3:
-            executor.clear_emergency_stop()
-        seconds = PERIOD * rng.integers(1, 30)
-        commands += follow(executor, now, seconds)
-        now = round(now + seconds, 6)
-        if np.abs(commands[-1].velocities).max() > 0.05:
-            judge.check([commands[-1], *executor.braking(commands[-1], PERIOD)])
-    while not executor.at_rest or np.abs(commands[-1].velocities).max() > 1e-6:
-        commands += follow(executor, now, 0.5)
-        now = round(now + 0.5, 6)
-    judge.check(commands)
-    assert accepted
-    assert refused
+            assert_says_why(refusal, self.executor.contract)
+            self.seen[refusal.code] += 1
+        self.go_on(periods)
+
+    @rule(periods=st.integers(1, 30))
+    def hold(self, periods: int) -> None:
+        self.executor.hold(self.now)
+        self.go_on(periods)
+
+    @rule(stopped=st.integers(1, 30), moving=st.integers(1, 30))
+    def stop(self, stopped: int, moving: int) -> None:
+        self.executor.emergency_stop()
+        with pytest.raises(MotionRefused) as caught:
+            self.executor.accept(line(self.executor.contract, (0, 0.1, 0), stamp=self.now), self.now)
+        assert caught.value.code is ExecutionCode.EMERGENCY_STOP
+        self.go_on(stopped)
+        self.executor.clear_emergency_stop()
+        self.go_on(moving)
+
+    def go_on(self, periods: int) -> None:
+        self.commands += follow(self.executor, self.now, PERIOD * periods)
+        self.now = round(self.now + PERIOD * periods, 6)
+        if np.abs(self.commands[-1].velocities).max() > 0.05:
+            self.judge.check([self.commands[-1], *self.executor.braking(self.commands[-1], PERIOD)])
+
+    def teardown(self) -> None:
+        if not hasattr(self, "commands"):
+            return
+        while not self.executor.at_rest or np.abs(self.commands[-1].velocities).max() > 1e-6:
+            self.go_on(50)
+        self.judge.check(self.commands)
+
+
+def turned(quaternion: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """A quaternion turned by others; these themselves where they are none."""
+    good = by.ndim == 2 and len(by) and np.isfinite(by).all() and np.abs(by).max() < 2
+    return (Rotation.from_quat(quaternion) * Rotation.from_quat(by)).as_quat() if good else by
+
+
+def test_no_accepted_motion_breaks_a_limit_of_any_contract() -> None:
+    Motion.seen.clear()
+    examples = settings(
+        max_examples=40, stateful_step_count=20, derandomize=True, deadline=None, suppress_health_check=[*HealthCheck]
+    )
+    run_state_machine_as_test(Motion, settings=examples)
+    wanted = {
+        ExecutionCode.NONE,
+        ExecutionCode.INVALID_CHUNK,
+        ExecutionCode.CHUNK_TOO_OLD,
+        ExecutionCode.STEP_TOO_LARGE,
+        ExecutionCode.OUT_OF_WORKSPACE,
+        ExecutionCode.JOINT_LIMIT,
+    }
+    assert wanted <= set(Motion.seen), f"only {Motion.seen}"
 
 
 def test_a_new_chunk_begins_at_the_position_velocity_and_acceleration_of_what_moves(contract: RobotContract) -> None:

@@ -9,15 +9,36 @@ from collections import deque
 
 import numpy as np
 import pytest
-from test_motion import random_chunk
+from scipy.spatial.transform import Rotation
 
 from arvrm_ros.contract import RobotContract
+from arvrm_ros.data.types import ActionChunk
 from arvrm_ros.errors import MotionRefused
 from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, JointCommand
 from arvrm_ros.motion.stream import COMMITTED, CommandStream, StreamedTrajectory
 from arvrm_ros.simulation.trajectory_controller import TrajectoryController, TrajectoryPoint
 
 PERIOD, STEP = 0.01, 0.001
+
+
+def random_chunk(executor: ChunkExecutor, now: float, rng: np.random.Generator) -> ActionChunk:
+    """A chunk from the commanded pose, with whatever may be wrong with one."""
+    steps, period = rng.integers(1, 12), 0.1
+    position, quaternion = executor.kinematics.forward(executor.commanded)
+    spread = rng.choice([0.002, 0.01, 0.02, 0.06])
+    walk = np.cumsum(rng.normal(0, spread, (steps, 3)) + rng.normal(0, spread, 3), axis=0)
+    turns = Rotation.from_rotvec(np.cumsum(rng.normal(0, spread * 3, (steps, 3)), axis=0))
+    chunk = ActionChunk(
+        stamp=now - rng.choice([0.0, 0.05, 0.13, 0.4, 1.5], p=[0.4, 0.3, 0.15, 0.1, 0.05]),
+        step_period=period,
+        positions=position + walk + rng.normal(0, rng.choice([0.0, 0.02, 0.1]), 3),
+        quaternions=(Rotation.from_quat(quaternion) * turns).as_quat(),
+        gripper=rng.uniform(0, 1, steps),
+    )
+    if rng.random() < 0.1:
+        field = rng.choice(["positions", "quaternions", "gripper"])
+        getattr(chunk, field).flat[rng.integers(steps)] = rng.choice([np.nan, np.inf, -np.inf])
+    return chunk
 
 
 class Robot:
