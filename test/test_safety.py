@@ -204,7 +204,7 @@ class Motion(RuleBasedStateMachine):
             self.judge.check([self.commands[-1], *self.executor.braking(self.commands[-1], PERIOD)])
 
     def teardown(self) -> None:
-        if not hasattr(self, "commands"):
+        if not getattr(self, "commands", None):
             return
         while not self.executor.at_rest or np.abs(self.commands[-1].velocities).max() > 1e-6:
             self.go_on(50)
