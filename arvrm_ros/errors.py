@@ -22,7 +22,7 @@ class DataError(ArvrmError):
 
 
 class ExecutionCode(IntEnum):
-    """Codes of ``ExecuteChunk`` and ``ExecutionStatus``."""
+    """Codes of ``ExecuteChunk``, ``MoveTo`` and ``ExecutionStatus``."""
 
     NONE = 0
     CANCELED = 100
@@ -37,6 +37,7 @@ class ExecutionCode(IntEnum):
     EMERGENCY_STOP = 109
     BACKEND_UNAVAILABLE = 110
     NOT_ACTIVE = 111
+    NO_PATH = 112
 
 
 class InstructionCode(IntEnum):

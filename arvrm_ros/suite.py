@@ -177,6 +177,9 @@ ARGUMENTS = (
         "execution backend: moveit, controller, embedded, none, NODE.py or package/executable",
         ("real_robot",),
     ),
+    Argument("moveit_group", "arm", "MoveIt's planning group of the arm", ("real_robot",)),
+    Argument("goal_execution", "stream", "who executes goal moves: stream or controller", ("real_robot",)),
+    Argument("chunk_stream", "controller", "where chunks go: controller, servo_twist or servo_pose", ("real_robot",)),
     Argument("execution", "embedded", "execution backend: embedded, none, NODE.py or package/executable", SIMULATED),
     Argument("variant", "D", "look of the simulated table: A, B, C or D", SIMULATED),
     Argument("seed", 0, "seed of the first simulated scene", SIMULATED),
@@ -291,7 +294,7 @@ def missing(suite: str, values: Values) -> list[str]:
     problems = []
     if importlib.util.find_spec("rclpy") is None:
         problems.append("rclpy is not installed: install ROS 2, or `make setup` for its wheels")
-    if values["execution"] == "moveit" and importlib.util.find_spec("moveit") is None:
+    if values["execution"] == "moveit" and not any(map(importlib.util.find_spec, ("moveit", "moveit_msgs"))):
         problems.append(
             "MoveIt is not installed: install ros-$ROS_DISTRO-moveit-py, or choose execution:=controller or "
             "execution:=embedded"
@@ -349,6 +352,8 @@ def _process(node: Node, suite: str, values: Values) -> Process | None:
     if re.fullmatch(r"[a-z]\w*/[\w.-]+", value) and not Path(value).exists():
         package, executable = value.split("/")
         return Process(node.name, package, executable, parameters)
+    if node.name == "execution_node" and suite not in SIMULATED:
+        parameters |= {name: values[name] for name in ("moveit_group", "goal_execution", "chunk_stream")}
     if node.choice:
         parameters[node.choice] = value
     elif node.argument and value != "default":

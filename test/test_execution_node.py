@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from arvrm_ros.msg import ActionChunk as ActionChunkMessage
 from arvrm_ros.msg import ExecutionStatus
 from arvrm_ros.nodes import conversions, qos
 from arvrm_ros.nodes.conversions import to_seconds
+from arvrm_ros.real_time import GIL_SWITCH
 from arvrm_ros.resources import resource
 from arvrm_ros.simulation.trajectory_controller import TrajectoryController, TrajectoryError, TrajectoryPoint
 
@@ -71,6 +73,7 @@ class Robot:
         node.create_subscription(JointTrajectory, self.contract.action.arm_topic, self._on_command, every)
         self.chunks = node.create_publisher(ActionChunkMessage, "/action_chunk", qos.RELIABLE)
         self.status = graph.listen(ExecutionStatus, "/execution_status", qos.RELIABLE)
+        sys.setswitchinterval(GIL_SWITCH)  # else the threads of the test keep commands waiting
         self._done = threading.Event()
         self._controller.reset(np.array(self.contract.home), self.now())
         self._thread = threading.Thread(target=self._run)
@@ -144,9 +147,9 @@ def trajectory_points(message: JointTrajectory) -> list[TrajectoryPoint]:
     return [
         TrajectoryPoint(
             np.array(point.positions),
-            np.array(point.velocities),
+            np.array(point.velocities) if point.velocities else None,
             to_seconds(point.time_from_start),
-            np.array(point.accelerations),
+            np.array(point.accelerations) if point.accelerations else None,
         )
         for point in message.points
     ]

@@ -84,6 +84,11 @@ class Clearance:
                 )
         self._set_pairs([p for p, d in zip(touching, distances, strict=False) if d >= p.bound] + boxes)
 
+    @property
+    def apart(self) -> set[frozenset[str]]:
+        """The pairs of links, or of a link and ``limits.keep_out.NAME``, that have to stay apart."""
+        return {frozenset((self._body(pair.link), self._body(pair.other))) for pair in self._pairs}
+
     def along(self, joint_positions: np.ndarray) -> TooClose | None:
         """Two bodies that come too close at some of (T, n) joint positions in rad, None where none do.
 

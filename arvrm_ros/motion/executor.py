@@ -32,6 +32,7 @@ GIVE_WAY = 4.0  # times slower than it could the arm moves to where it is held
 CLOCK_SLIP = 0.01  # of a period by which a step may be longer or shorter to follow the caller's clock
 ON_PATH = 0.005  # rad within which an arm that was left alone counts as on its path
 LONGEST_DELAY = 0.5  # s
+RESTS_AT = 1e-6  # rad within which a goal move begins where the arm rests
 REMEMBERED = 64  # commands, to compare a measurement with what was commanded for its time
 
 
@@ -62,17 +63,17 @@ class JointCommand:
 
 @dataclass(frozen=True)
 class Plan:
-    """A chunk that was found to be good, and how it is followed.
+    """A chunk or a goal move that was found to be good, and how it is followed.
 
     Attributes:
-        chunk: as it came.
+        chunk: as it came; None for a goal move.
         path: what to follow.
         start: seconds, when the path leaves ``base``.
         base: what was followed when the plan was made.
         clamped: what was cut from the chunk.
     """
 
-    chunk: ActionChunk
+    chunk: ActionChunk | None
     path: JointPath
     start: float
     base: JointPath
@@ -216,6 +217,28 @@ class ChunkExecutor:
             raise
         return Plan(chunk, path, start, base, clamped)
 
+    def plan_move(self, times: np.ndarray, motion: np.ndarray, now: float) -> Plan:
+        """Checks a joint motion from rest to rest; the gripper stays as it is. May run in any thread, as :meth:`plan`.
+
+        Args:
+            times: (T,) seconds from 0.
+            motion: (3, T, n) positions, velocities and accelerations.
+            now: seconds at which it begins; :meth:`adopt` takes it delayed, too.
+
+        Raises:
+            MotionRefused: it breaks a limit, or does not begin where the arm rests.
+        """
+        base = self._path
+        self._check_ready(now)
+        resting = base.at(now)
+        if np.abs(resting[1]).max() > 0 or np.abs(motion[0, 0] - resting[0, :-1]).max() > RESTS_AT:
+            raise MotionRefused(ExecutionCode.PREEMPTED, "the arm moves, or is not where the goal move begins")
+        knots = np.pad(motion, ((0, 0), (0, 0), (0, 1)))
+        knots[0, :, -1] = resting[0, -1]
+        check = safety.PathCheck(self.contract, self.settings.period)  # its own: a chunk may be planned meanwhile
+        check.clearance(check.limits(times, knots))
+        return Plan(None, JointPath.through(now + times, knots), now, base, "")
+
     def warm_up(self) -> None:
         """Plans once, from home, so that the first chunk does not wait for what is loaded late."""
         home = np.array(self.contract.home)
@@ -239,7 +262,8 @@ class ChunkExecutor:
         if (late := self._committed - plan.start) > CLOCK_SLIP * self.settings.period:
             message = f"the chunk was planned {late:.3f} s after the motion that it begins from; 0 s is the most"
             raise MotionRefused(ExecutionCode.PREEMPTED, message)
-        self._path, self._chunk, self._newest_stamp = plan.path, plan.chunk, plan.chunk.stamp
+        self._path, self._chunk = plan.path, plan.chunk
+        self._newest_stamp = -np.inf if plan.chunk is None else plan.chunk.stamp
         self.clamped = plan.clamped
         self.state = ExecutorState.FOLLOWING
         self.error = (ExecutionCode.NONE, "")
@@ -433,18 +457,10 @@ class ChunkExecutor:
 
     def _plan(self, chunk: ActionChunk, start: float, base: JointPath) -> tuple[JointPath, str]:
         """The path that leaves ``base`` at ``start`` to follow a chunk, checked, and what was cut from the chunk."""
-        if self.state is ExecutorState.STOPPED:
-            raise MotionRefused(ExecutionCode.EMERGENCY_STOP, self.error[1])
         contract = self.contract
+        self._check_ready(start)
         safety.check_values(chunk)
         safety.check_age(chunk, start, self._newest_stamp)
-        safety.check_joint_states(self._measured_at, start, contract)
-        if self._braking or self.tracking_error > contract.watchdogs.tracking_error:
-            raise MotionRefused(
-                ExecutionCode.TRACKING_ERROR,
-                f"the arm brakes, {self.tracking_error:.3f} rad from its command; "
-                f"watchdogs.tracking_error is {contract.watchdogs.tracking_error} rad",
-            )
         chunk, cut = safety.clamped(chunk, contract)
         commanded = self.kinematics.forward(base.at(start)[0][:-1])[0]
         safety.check_steps(chunk, chunks.first_step_ahead(chunk, start), commanded, contract)
@@ -456,6 +472,19 @@ class ChunkExecutor:
             path, visited = self._way_to(chunks.solve_patiently(chunk, start, base, self.kinematics), base, start)
         self._check.clearance(visited)
         return path, cut
+
+    def _check_ready(self, start: float) -> None:
+        """Whether a motion may begin then at all."""
+        if self.state is ExecutorState.STOPPED:
+            raise MotionRefused(ExecutionCode.EMERGENCY_STOP, self.error[1])
+        safety.check_joint_states(self._measured_at, start, self.contract)
+        limit = self.contract.watchdogs.tracking_error
+        if self._braking or self.tracking_error > limit:
+            raise MotionRefused(
+                ExecutionCode.TRACKING_ERROR,
+                f"the arm brakes, {self.tracking_error:.3f} rad from its command; "
+                f"watchdogs.tracking_error is {limit} rad",
+            )
 
     def _way_to(self, motion: ChunkMotion, base: JointPath, start: float) -> tuple[JointPath, np.ndarray]:
         """The path that leaves ``base`` to join a motion, and where it and its brakes bring the joints."""

@@ -313,6 +313,17 @@ class PathCheck:
                 f"{found.key} is {found.bound} m",
             )
 
+    def rest(self, joint_positions: np.ndarray) -> None:
+        """Whether the arm may rest at (n,) rad, wherever it comes from.
+
+        Raises:
+            MotionRefused: JOINT_LIMIT or OUT_OF_WORKSPACE.
+        """
+        goal, when = joint_positions[None], "at the goal"
+        self._check_range(goal, when)
+        self._check_workspace(self._kinematics.along(goal), np.array(self._contract.limits.workspace_min), when)
+        self.clearance(np.stack([np.array(self._contract.home), joint_positions]))  # what is close first may stay so
+
     def _check_range(self, joint_positions: np.ndarray, when: str) -> None:
         limits = self._contract.limits
         lower, upper = np.array(limits.position_min), np.array(limits.position_max)

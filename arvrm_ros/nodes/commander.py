@@ -7,6 +7,7 @@ with Commander(domain=0) as robot:
     following = robot.follow("close the drawer")
     ...
     robot.stop()
+    robot.home()
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ from std_srvs.srv import Trigger
 from typing_extensions import Self
 
 from arvrm_ros import msg as messages
-from arvrm_ros.action import FollowInstruction
+from arvrm_ros.action import FollowInstruction, MoveTo
 from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.types import RetrievedMotion
-from arvrm_ros.errors import ArvrmError
+from arvrm_ros.errors import ArvrmError, ExecutionCode
 from arvrm_ros.nodes import conversions, qos
 from arvrm_ros.srv import ResetScene
 
@@ -133,6 +134,7 @@ class Commander:
         self._follow: ActionClient = ActionClient(
             self.node, FollowInstruction, "/follow_instruction", callback_group=group
         )
+        self._move: ActionClient = ActionClient(self.node, MoveTo, "/move_to", callback_group=group)
         self._reset: Client = self.node.create_client(ResetScene, "/simulation/reset", callback_group=group)
         self._triggers: dict[str, Client] = {
             name: self.node.create_client(Trigger, f"/execution/{name}", callback_group=group)
@@ -194,6 +196,26 @@ class Commander:
     def stop(self, patience: float = 5.0) -> bool:
         """Cancels the instruction in progress, from any thread: the arm comes to rest. False when there is none."""
         return self._following is not None and self._following.cancel(patience)
+
+    def home(self, patience: float = 60.0) -> None:
+        """Ends what is followed, moves the arm home, around what is in its way, and waits until it rests there.
+
+        Raises:
+            CommanderError: no execution node, it refused, or the arm did not get there in ``patience`` seconds.
+        """
+        if self._following is not None and self.stop():
+            self._following.result(patience)
+        if not self._move.wait_for_server(timeout_sec=min(patience, 30.0)):
+            raise CommanderError("no execution_node serves /move_to: is the suite up on this ROS_DOMAIN_ID?")
+        sent = self._move.send_goal_async(MoveTo.Goal(target=MoveTo.Goal.HOME))
+        handle = self.wait(sent, patience, "execution_node did not take the goal")
+        try:
+            answer = self.wait(handle.get_result_async(), patience, f"not home after {patience:g} s").result
+        except BaseException:  # Ctrl-C, too
+            handle.cancel_goal_async()
+            raise
+        if answer.error_code != ExecutionCode.NONE:
+            raise CommanderError(f"not home: {ExecutionCode(answer.error_code).name}: {answer.error_msg}")
 
     def emergency_stop(self, patience: float = 5.0) -> None:
         """Brakes the arm at its limits; it stays until :meth:`release`.

@@ -13,6 +13,7 @@ from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point, Pose, Quaternion
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 import arvrm_ros.msg as messages
 from arvrm_ros.contract import RobotContract
@@ -87,6 +88,13 @@ def _bridge() -> Any:
     return CvBridge()
 
 
+def pose(position: np.ndarray, quaternion: np.ndarray) -> Pose:
+    """A pose from metres (3,) and a quaternion (4,) x, y, z, w."""
+    x, y, z = map(float, position)
+    qx, qy, qz, qw = map(float, quaternion)
+    return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+
+
 def chunk_to_message(chunk: ActionChunk, frame_id: str) -> messages.ActionChunk:
     """An action chunk as a message; ``frame_id`` is the contract's base frame."""
     return messages.ActionChunk(
@@ -94,7 +102,7 @@ def chunk_to_message(chunk: ActionChunk, frame_id: str) -> messages.ActionChunk:
         sequence=chunk.sequence,
         instruction=chunk.instruction,
         step_period=to_duration(chunk.step_period),
-        poses=[_pose(p, q) for p, q in zip(chunk.positions, chunk.quaternions, strict=True)],
+        poses=[pose(p, q) for p, q in zip(chunk.positions, chunk.quaternions, strict=True)],
         gripper=_doubles(chunk.gripper),
         progress=float(chunk.progress),
         stage=list(chunk.stages),
@@ -208,6 +216,22 @@ def joint_state_to_arrays(message: JointState, contract: RobotContract) -> tuple
     return positions, velocities, contract.gripper.opening(message.position[finger])
 
 
+def motion_to_trajectory(joints: tuple[str, ...], times: np.ndarray, motion: np.ndarray) -> JointTrajectory:
+    """Positions, velocities and accelerations (3, T, n) at (T,) seconds after the trajectory is received."""
+    return JointTrajectory(
+        joint_names=list(joints),
+        points=[
+            JointTrajectoryPoint(
+                positions=_doubles(position),
+                velocities=_doubles(velocity),
+                accelerations=_doubles(acceleration),
+                time_from_start=to_duration(time),
+            )
+            for time, position, velocity, acceleration in zip(times.tolist(), *motion, strict=True)
+        ],
+    )
+
+
 def _retrieved(message: messages.RetrievedMotion) -> RetrievedMotion:
     keypoints = shaped_keypoints("keypoints", message.keypoints, message.frames)
     if len(message.visible) != message.frames:
@@ -228,12 +252,6 @@ def _retrieved(message: messages.RetrievedMotion) -> RetrievedMotion:
 def _split(seconds: float) -> dict[str, int]:
     nanoseconds = round(seconds * 1e9)
     return {"sec": nanoseconds // 10**9, "nanosec": nanoseconds % 10**9}
-
-
-def _pose(position: np.ndarray, quaternion: np.ndarray) -> Pose:
-    x, y, z = map(float, position)
-    qx, qy, qz, qw = map(float, quaternion)
-    return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
 
 
 def _floats(values: Any) -> array[float]:

@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
@@ -29,26 +30,30 @@ from arvrm_ros import msg as messages
 from arvrm_ros.action import ExecuteChunk
 from arvrm_ros.data.messages import MessageError
 from arvrm_ros.errors import ExecutionCode, MotionRefused
-from arvrm_ros.motion.backends import BACKENDS, Backend, TrajectoryPoint, make_backend
+from arvrm_ros.motion import safety
+from arvrm_ros.motion.backends import Backend, TrajectoryPoint, make_backend, moveit
 from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, ExecutorState, Plan
 from arvrm_ros.motion.planning import Planner
 from arvrm_ros.motion.plausibility import JointStateCheck
-from arvrm_ros.motion.stream import COMMITTED, FORESEEN, REST, CommandStream, StreamedTrajectory
+from arvrm_ros.motion.stream import COMMITTED, FORESEEN, JOIN, REST, CommandStream, StreamedTrajectory
 from arvrm_ros.nodes import conversions, qos
+from arvrm_ros.nodes.goal_moves import GoalMoves, GoalParameters, give_result, not_executed
 from arvrm_ros.nodes.lifecycle import ManagedNode, PeerWatch, StreamWatch, run_node
-from arvrm_ros.nodes.parameters import Parameters, parameter
+from arvrm_ros.nodes.parameters import ParameterError, parameter
+
+if TYPE_CHECKING:
+    from arvrm_ros.nodes.servo_stream import ServoStream  # needs MoveIt's messages
 
 STATUS_PERIOD = 0.1  # s
 TAKEN_UP = 2  # control periods from a plan, at most, until it is taken up
+REJOIN = 0.005  # rad between command and measurement, at rest, from which MoveIt Servo's joints are taken over
 STOP_PERIODS = 40  # control periods in which every motion ends; the last message before a shut-down holds them
 
 
 @dataclass(frozen=True)
-class ExecutionParameters(Parameters):
+class ExecutionParameters(GoalParameters):
     """Parameters of the execution node."""
 
-    backend: str = parameter("embedded", "how commands reach the robot", choices=BACKENDS)
-    rate: float = parameter(100.0, "joint commands per second", unit="Hz", low=20.0, high=1000.0)
     blend: float = parameter(0.1, "fade from the present motion into a new chunk", unit="s", low=0.02, high=1.0)
     newest_weight: float = parameter(
         1.0, "weight of a new chunk against the ones before it (temporal ensembling); 1 follows it alone",
@@ -67,6 +72,10 @@ class ExecutionParameters(Parameters):
         "joint states (sensor_msgs/JointState) that the arm's controller asks for, by which it is seen to follow; "
         "empty: by the measured ones alone",
     )
+    chunk_stream: str = parameter(
+        "controller", "where chunks go: to the controller, or to MoveIt Servo as twists or as poses",
+        choices=("controller", "servo_twist", "servo_pose"),
+    )  # fmt: skip
     watched_nodes: tuple[str, ...] = parameter(("",), "nodes whose death or deactivation brings the arm to rest")
 
 
@@ -79,6 +88,7 @@ class _Request:
         self.canceling = False
         self.planned_again = False
         self._done = False
+        self.not_before = -np.inf  # s: a goal move has come to rest
 
     def finish(self, code: ExecutionCode, message: str) -> None:
         """Ends it, and its goal with a result; harmless when repeated."""
@@ -86,18 +96,8 @@ class _Request:
             return
         self._done = True
 
-        def hand_over(handle: ServerGoalHandle) -> ExecuteChunk.Result:
-            if code is ExecutionCode.NONE:
-                handle.succeed()
-            elif code is ExecutionCode.CANCELED:
-                handle.canceled()
-            else:
-                handle.abort()
-            return ExecuteChunk.Result(error_code=int(code), error_msg=message)
-
-        # rclpy "executes" a goal when its result is known: a callback that awaits keeps a whole core busy until then.
         if self.handle is not None:
-            self.handle.execute(hand_over)
+            give_result(self.handle, ExecuteChunk.Result, code, message)
 
 
 class ExecutionNode(ManagedNode):
@@ -111,6 +111,8 @@ class ExecutionNode(ManagedNode):
         self._stream: CommandStream | None = None
         self._timer: Timer | None = None
         self._actions: ActionServer | None = None
+        self._moves: GoalMoves | None = None
+        self._servo: ServoStream | None = None
         self._goal: _Request | None = None
         self._planner: Planner[_Request] | None = None
         # In every state: an emergency stop that comes before the node is up has to be there when it is.
@@ -129,6 +131,8 @@ class ExecutionNode(ManagedNode):
         if self._stop_latched:
             self._chunk_executor.emergency_stop()
         self._chunk_executor.warm_up()
+        self._moves = GoalMoves(self, self.params)
+        self._servo = self._make_servo()
         source = self.contract.observation.joint_states
         self._watch = StreamWatch(source.topic, source.max_age, self.edges)
         action = self.contract.action
@@ -150,7 +154,7 @@ class ExecutionNode(ManagedNode):
             self,
             ExecuteChunk,
             "/execute_chunk",
-            self._end_goal,
+            not_executed,
             handle_accepted_callback=self._on_goal,
             cancel_callback=lambda _: CancelResponse.ACCEPT,
             callback_group=ReentrantCallbackGroup(),
@@ -175,14 +179,20 @@ class ExecutionNode(ManagedNode):
             self._timer = None
         if self._stream is not None:
             self._come_to_rest()
-        self._drop_waiting(ExecutionCode.NOT_ACTIVE, "the execution node was deactivated")
-        self._finish(ExecutionCode.NOT_ACTIVE, "the execution node was deactivated")
+        self._end_all(ExecutionCode.NOT_ACTIVE, "the execution node was deactivated")
+        self._goal_moves.leave()
         self._stream = None
         if self._planner is not None:
             self._planner.close()
             self._planner = None
 
     def cleanup(self) -> None:
+        if self._moves is not None:
+            self._moves.close()
+            self._moves = None
+        if self._servo is not None:
+            self._servo.close()
+            self._servo = None
         if self._actions is None:
             return
         self._actions.destroy()
@@ -210,6 +220,71 @@ class ExecutionNode(ManagedNode):
         assert self._chunk_executor is not None, "not configured"
         return self._chunk_executor
 
+    @property
+    def _goal_moves(self) -> GoalMoves:
+        assert self._moves is not None, "not configured"
+        return self._moves
+
+    # What goal moves ask of the node; one of the two commands the arm at a time.
+
+    @property
+    def motion(self) -> ChunkExecutor:
+        """What the arm follows."""
+        return self._motion
+
+    @property
+    def handed_over(self) -> bool:
+        """Another moves the arm, and this node sends nothing."""
+        return self._rejoins_at == np.inf
+
+    def check_ready(self) -> None:
+        """Raises MotionRefused when nothing may move."""
+        if not self.is_active:
+            raise MotionRefused(ExecutionCode.NOT_ACTIVE, "the execution node is not active")
+        if self.handed_over:
+            message = "another executes a goal move, which is stopped now; ask again"
+            raise MotionRefused(ExecutionCode.PREEMPTED, message)
+        if self._stream is None:
+            raise self._not_ready()
+        if lost := self._peers.lost():
+            raise MotionRefused(ExecutionCode.NOT_ACTIVE, f"{', '.join(lost)}: dead or not active any more")
+
+    def rest(self) -> None:
+        """Brings the arm to rest on its path."""
+        if self._stream is not None:
+            stream = self._stream
+            self._change(lambda: self._motion.hold(stream.until))
+
+    def hold(self, code: ExecutionCode, message: str) -> None:
+        """Brings the arm to rest on its path and drops every chunk and goal move."""
+        self._drop_waiting(code, message)
+        self.rest()
+        self._end_all(code, message)
+
+    def decided_until(self) -> float:
+        """Seconds, ROS time, up to which commands are decided."""
+        return self.now() if self._stream is None else self._stream.until
+
+    def measured(self) -> tuple[np.ndarray, float]:
+        """The newest joint positions (n,) rad, and their stamp in seconds."""
+        assert self._joint_states.last is not None
+        return self._joint_states.last
+
+    def begin_move(self) -> np.ndarray:
+        """(n,) rad at which the arm rests, and from which it is commanded by this node, whatever Servo did before."""
+        if self._servo is not None:
+            positions, stamp = self.measured()
+            self._start_from(positions, self._gripper_opening, stamp)
+        return self._motion.commanded
+
+    def hand_over(self) -> None:
+        """Sends nothing, until :meth:`take_back`."""
+        self._stream, self._rejoins_at = None, np.inf
+
+    def take_back(self) -> None:
+        """Sends commands again, from where the next joint states say that the arm is."""
+        self._rejoins_at = self.now()
+
     # Joint states.
 
     def _on_joint_states(self, message: JointState) -> None:
@@ -221,16 +296,22 @@ class ExecutionNode(ManagedNode):
             if not self._joint_states.is_newer(stamp, self.now()):
                 return
             if self._joint_states.last is None:  # these are the first, or the clock was set back
-                self._stream, self._rejoins_at = None, -np.inf
-            self._joint_states.believe(positions, stamp, self._motion.deviation(positions, stamp))
+                self._stream, self._rejoins_at = None, np.inf if self.handed_over else -np.inf
+            deviation = min(self._motion.deviation(positions, stamp), self._goal_moves.deviation(positions))
+            self._joint_states.believe(positions, stamp, deviation)
         except MessageError as error:
             self.edges.update("joint states", str(error))
             return
         self.edges.update("joint states", None)
         self._watch.seen(stamp)
+        self._gripper_opening = gripper
         if self._stream is None and stamp > self._rejoins_at:
             self._start_from(positions, gripper, stamp)
-        self._motion.measured(positions, gripper, stamp)
+        if self._to_servo:
+            assert self._servo is not None
+            positions = self._servo.seen_from_the_end_effector(positions, self._motion.commanded)
+        if not self.handed_over:
+            self._motion.measured(positions, gripper, stamp)
         if self._stream is not None and self._motion.error[0] is ExecutionCode.TRACKING_ERROR:
             self._lose(self._motion.error[1])
 
@@ -243,8 +324,7 @@ class ExecutionNode(ManagedNode):
     def _lose(self, problem: str) -> None:
         """Sends nothing, by which the arm comes to rest, and then goes on from where it is."""
         self.edges.update("controller", problem)
-        self._drop_waiting(ExecutionCode.TRACKING_ERROR, problem)
-        self._finish(ExecutionCode.TRACKING_ERROR, problem)
+        self._end_all(ExecutionCode.TRACKING_ERROR, problem)
         self._stream, self._rejoins_at = None, self.now() + 2 * self.params.rest
         if self._motion.state is not ExecutorState.STOPPED:
             self._motion.hold(self.now())
@@ -256,16 +336,16 @@ class ExecutionNode(ManagedNode):
             return
         positions, _, gripper = conversions.joint_state_to_arrays(message, self.contract)
         stamp = conversions.to_seconds(message.header.stamp)
-        self._drop_waiting(ExecutionCode.PREEMPTED, "the simulator was reset")
-        self._finish(ExecutionCode.PREEMPTED, "the simulator was reset")
+        self._end_all(ExecutionCode.PREEMPTED, "the simulator was reset")
         self._joint_states.last = positions, stamp
-        self._start_from(positions, gripper, stamp)
+        if not self.handed_over:
+            self._start_from(positions, gripper, stamp)
 
-    def _start_from(self, positions: np.ndarray, gripper: float, stamp: float) -> None:
+    def _start_from(self, positions: np.ndarray, gripper: float, stamp: float, join: float = JOIN) -> None:
         self._motion.reset(positions, gripper, stamp)
         self._last_tick = self.now()
         self.edges.update("controller", None)
-        self._stream = CommandStream(self._motion, self._last_tick, self.params.foreseen, self.params.rest)
+        self._stream = CommandStream(self._motion, self._last_tick, self.params.foreseen, self.params.rest, join)
 
     # Chunks.
 
@@ -274,8 +354,8 @@ class ExecutionNode(ManagedNode):
             return
         if message.poses:
             self._submit(_Request(message))
-        else:  # the policy asks for rest: its instruction is over
-            self._hold(ExecutionCode.PREEMPTED, "the policy asked for rest")
+        elif not self._goal_moves.active:  # the policy asks for rest: its instruction is over
+            self.hold(ExecutionCode.PREEMPTED, "the policy asked for rest")
 
     def _on_goal(self, handle: ServerGoalHandle) -> None:
         request = _Request(handle.request.chunk, handle)
@@ -284,12 +364,13 @@ class ExecutionNode(ManagedNode):
         else:
             request.finish(ExecutionCode.NOT_ACTIVE, "the execution node is not active")
 
-    def _end_goal(self, handle: ServerGoalHandle) -> ExecuteChunk.Result:
-        raise RuntimeError("goals are executed with their own callback")
-
     def _submit(self, request: _Request) -> None:
         """Hands a chunk to the planning thread; one that still waits there is out of date."""
         try:
+            if self._goal_moves.active:
+                safety.check_values(conversions.message_to_chunk(request.chunk))
+                self.hold(ExecutionCode.PREEMPTED, "a chunk took over")
+                request.not_before = self._motion.ends_at
             self._check_ready(request.chunk)
         except MotionRefused as refusal:
             self._refuse(request, refusal)
@@ -303,10 +384,9 @@ class ExecutionNode(ManagedNode):
                 ExecutionCode.INVALID_CHUNK,
                 f"its frame is {chunk.header.frame_id!r} instead of {self.contract.base_frame!r}",
             )
-        if self._stream is None:
-            raise self._not_ready()
-        if lost := self._peers.lost():
-            raise MotionRefused(ExecutionCode.NOT_ACTIVE, f"{', '.join(lost)}: dead or not active any more")
+        self.check_ready()
+        if self._servo is not None:
+            self._servo.check(self.now())
 
     def _not_ready(self) -> MotionRefused:
         code, problem = self._motion.error
@@ -319,7 +399,7 @@ class ExecutionNode(ManagedNode):
         stream = self._stream
         if stream is None:
             raise self._not_ready()
-        start = stream.until + seconds + TAKEN_UP * self._period
+        start = max(stream.until + seconds + TAKEN_UP * self._period, request.not_before)
         return self._motion.plan(conversions.message_to_chunk(request.chunk), start)
 
     def _follow_planned(self) -> None:
@@ -332,6 +412,8 @@ class ExecutionNode(ManagedNode):
             if isinstance(plan, MotionRefused):
                 raise plan
             self._check_ready(request.chunk)
+            chunk = plan.chunk
+            assert chunk is not None
             self._motion.adopt(plan)
         except MotionRefused as refusal:
             if refusal.code is ExecutionCode.PREEMPTED and not request.planned_again:
@@ -342,10 +424,10 @@ class ExecutionNode(ManagedNode):
             return
         self.edges.update("chunk refused", None)
         self.edges.update("chunk clamped", self._motion.clamped or None)
-        self._sequence = plan.chunk.sequence
+        self._sequence = chunk.sequence
         self._finish(ExecutionCode.PREEMPTED, "a newer chunk took over")
         self._goal = request
-        self._accepted = (plan.chunk.stamp, time.perf_counter())
+        self._accepted = (chunk.stamp, time.perf_counter())
 
     def _refuse(self, request: _Request, refusal: MotionRefused) -> None:
         if self._motion.state is not ExecutorState.STOPPED:
@@ -365,15 +447,13 @@ class ExecutionNode(ManagedNode):
             goal, self._goal = self._goal, None
             goal.finish(code, message)
 
-    # Rest.
-
-    def _hold(self, code: ExecutionCode, message: str) -> None:
-        """Brings the arm to rest on its path and drops every chunk."""
+    def _end_all(self, code: ExecutionCode, message: str) -> None:
+        """Ends what waits, what is followed, and goal moves."""
         self._drop_waiting(code, message)
-        if self._stream is not None:
-            stream = self._stream
-            self._change(lambda: self._motion.hold(stream.until))
         self._finish(code, message)
+        self._goal_moves.end(code, message)
+
+    # Rest.
 
     def _change(self, motion: Callable[[], None]) -> None:
         """Changes the motion from where it is now, and sends it at once."""
@@ -390,7 +470,7 @@ class ExecutionNode(ManagedNode):
             return
         message = f"{name} is dead or not active any more"
         self.get_logger().warning(f"{message}: the arm comes to rest")
-        self._hold(ExecutionCode.NOT_ACTIVE, message)
+        self.hold(ExecutionCode.NOT_ACTIVE, message)
         if self._motion.state is not ExecutorState.STOPPED:
             self._motion.error = (ExecutionCode.NOT_ACTIVE, message)
 
@@ -412,8 +492,7 @@ class ExecutionNode(ManagedNode):
         if self._chunk_executor is None:
             return
         self._change(self._motion.emergency_stop)
-        self._drop_waiting(*self._motion.error)
-        self._finish(*self._motion.error)
+        self._end_all(*self._motion.error)
 
     def _on_emergency_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._emergency_stop()
@@ -445,6 +524,9 @@ class ExecutionNode(ManagedNode):
             self._watch_goal(now, self._stream)
             if self._stream.due(now):
                 self._send(now)
+            if self._to_servo:
+                self._watch_servo(now)
+        self._goal_moves.tick(now)
         shown = (self._motion.state, self._motion.error[0])
         if shown != self._shown or not 0 <= now - self._last_status < STATUS_PERIOD - self._period / 2:
             self._publish_status(now)
@@ -488,10 +570,51 @@ class ExecutionNode(ManagedNode):
 
     def _publish(self, trajectory: StreamedTrajectory) -> None:
         gripper, points = self.contract.gripper, trajectory.points
-        arm = [self._backend.arm_point(command, after) for after, command in points]
-        self._arm.publish(_trajectory(self.contract.joints, trajectory.start, arm))
+        if not self._to_servo:
+            arm = [self._backend.arm_point(command, after) for after, command in points]
+            self._arm.publish(_trajectory(self.contract.joints, trajectory.start, arm))
+        elif not self._rests(trajectory.start):  # at rest, Servo may fall silent: the controller holds the arm
+            assert self._servo is not None
+            self._servo.send(points[0][1], trajectory.start)
         finger = [self._backend.gripper_point(gripper.position(command.gripper), after) for after, command in points]
         self._gripper.publish(_trajectory((gripper.joint,), trajectory.start, finger))
+
+    # MoveIt Servo.
+
+    def _make_servo(self) -> ServoStream | None:
+        if self.params.chunk_stream == "controller":
+            return None
+        if self.params.backend != "moveit":
+            raise ParameterError(f"chunk_stream {self.params.chunk_stream!r} needs the backend 'moveit'")
+        moveit.interface("move_group")  # MoveIt's messages
+        from arvrm_ros.nodes.servo_stream import ServoStream
+
+        return ServoStream(self, self.contract, self.params.chunk_stream == "servo_pose", self.params.patience)
+
+    @property
+    def _to_servo(self) -> bool:
+        """Whether commands go to MoveIt Servo: those of chunks, not those of goal moves."""
+        return self._servo is not None and not self._goal_moves.active
+
+    def _rests(self, now: float) -> bool:
+        motion = self._motion
+        return motion.at_rest and now >= motion.ends_at and motion.state is not ExecutorState.FOLLOWING
+
+    def _watch_servo(self, now: float) -> None:
+        assert self._servo is not None
+        if self._rests(now):
+            positions, stamp = self.measured()
+            if np.abs(positions - self._motion.commanded).max() > REJOIN:  # Servo's way through the joints is its own
+                error = self._motion.error
+                self._start_from(positions, self._gripper_opening, stamp, join=0.0)
+                self._motion.error = error
+            return
+        try:
+            self._servo.check(now)
+        except MotionRefused as refusal:
+            if self._motion.state is ExecutorState.FOLLOWING:
+                self.hold(refusal.code, str(refusal))
+                self._motion.error = (refusal.code, str(refusal))
 
     def _publish_status(self, now: float) -> None:
         code, message = self._motion.error
@@ -507,6 +630,8 @@ class ExecutionNode(ManagedNode):
                 capture_to_command=self._capture_to_command,
             )
         )
+        if self.is_active:
+            self._goal_moves.publish_feedback()
         goal = self._goal
         if goal is not None and goal.handle is not None and goal.handle.is_active:
             goal.handle.publish_feedback(
