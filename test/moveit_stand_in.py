@@ -1,9 +1,9 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Stands in for move_group and servo_node in a process of its own: their topics, services, actions and message types.
+"""Stands in for move_group in a process of its own: their topics, services, actions and message types.
 
 What it answers is worked out, not made up: it plans in the scene that it was given, executes through the controller's
-action, and integrates twists. docs/moveit.md says how the real ones were tried.
+action. docs/moveit.md says how the real ones were tried.
 """
 
 from __future__ import annotations
@@ -16,28 +16,23 @@ from typing import Any
 import numpy as np
 import rclpy
 from control_msgs.action import FollowJointTrajectory
-from geometry_msgs.msg import PoseStamped, TwistStamped
 from moveit_msgs.action import ExecuteTrajectory, MoveGroup
-from moveit_msgs.msg import AllowedCollisionEntry, MoveItErrorCodes, PlanningSceneComponents, ServoStatus
-from moveit_msgs.srv import ApplyPlanningScene, GetPlanningScene, GetStateValidity, ServoCommandType
+from moveit_msgs.msg import AllowedCollisionEntry, MoveItErrorCodes, PlanningSceneComponents
+from moveit_msgs.srv import ApplyPlanningScene, GetPlanningScene, GetStateValidity
 from rclpy.action import ActionClient
 from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
-from sensor_msgs.msg import JointState
 from std_msgs.msg import String
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from arvrm_ros.contract import KeepOut, load_contract
 from arvrm_ros.errors import MotionRefused
 from arvrm_ros.motion.goals import GoalPlanner
-from arvrm_ros.motion.kinematics import Kinematics
-from arvrm_ros.nodes import conversions, qos
+from arvrm_ros.nodes import conversions
 
 GROUP = "arm"
 FIXED = "panda_link0"
-PERIOD = 0.01
 
 
 class MoveGroupStandIn(Node):
@@ -89,7 +84,8 @@ class MoveGroupStandIn(Node):
             wanted = {c.joint_name: c.position for c in request.goal_constraints[0].joint_constraints}
             goal = np.array([wanted[joint] for joint in self._contract.joints])
             try:
-                way = self._planner.way(self._joints(request.start_state), goal, 0.0)
+                start = self._joints(request.start_state)
+                way = self._planner.way(start, goal, self._planner.margin(start, goal))
             except MotionRefused as refusal:
                 code.val, code.message = MoveItErrorCodes.PLANNING_FAILED, str(refusal)
             else:
@@ -161,67 +157,6 @@ class MoveGroupStandIn(Node):
         return response
 
 
-class ServoStandIn(Node):
-    """Integrates twists, or goes to poses, from where the arm is; halts when it hears nothing."""
-
-    def __init__(self, contract: str) -> None:
-        super().__init__("servo_node")
-        self._contract = load_contract(contract)
-        self._kinematics = Kinematics(self._contract)
-        self._kind = ServoCommandType.Request.JOINT_JOG
-        self._joints: np.ndarray | None = None
-        self._command: TwistStamped | PoseStamped | None = None
-        self.create_service(ServoCommandType, "~/switch_command_type", self._switch)
-        self.create_subscription(TwistStamped, "~/delta_twist_cmds", self._take, 1)
-        self.create_subscription(PoseStamped, "~/pose_target_cmds", self._take, 1)
-        self.create_subscription(
-            JointState, self._contract.observation.joint_states.topic, self._on_joint_states, qos.SENSOR
-        )
-        self._status = self.create_publisher(ServoStatus, "~/status", 1)
-        self._arm = self.create_publisher(JointTrajectory, self._contract.action.arm_topic, 1)
-        self.create_timer(PERIOD, self._tick)
-
-    def _switch(self, request: Any, response: Any) -> Any:
-        self._kind = request.command_type
-        response.success = True
-        return response
-
-    def _take(self, message: TwistStamped | PoseStamped) -> None:
-        kind = ServoCommandType.Request.POSE if isinstance(message, PoseStamped) else ServoCommandType.Request.TWIST
-        if kind == self._kind and message.header.frame_id == self._contract.base_frame:
-            self._command = message
-
-    def _on_joint_states(self, message: JointState) -> None:
-        if self._joints is None:
-            self._joints = conversions.joint_state_to_arrays(message, self._contract)[0]
-
-    def _tick(self) -> None:
-        self._status.publish(ServoStatus(code=ServoStatus.NO_WARNING))
-        now = self.get_clock().now().nanoseconds * 1e-9
-        if self._joints is None or self._command is None:
-            return
-        if now - conversions.to_seconds(self._command.header.stamp) > 0.2:
-            self._joints = self._command = None
-            return
-        if isinstance(self._command, TwistStamped):
-            twist = self._command.twist
-            wanted = np.array(
-                [twist.linear.x, twist.linear.y, twist.linear.z, twist.angular.x, twist.angular.y, twist.angular.z]
-            )
-            step = np.linalg.pinv(self._kinematics.jacobian(self._joints)) @ wanted * PERIOD
-            self._joints = self._joints + step
-        else:
-            pose = self._command.pose
-            self._joints = self._kinematics.inverse(
-                np.array([pose.position.x, pose.position.y, pose.position.z]),
-                np.array([pose.orientation.x, pose.orientation.y, pose.orientation.z, pose.orientation.w]),
-                self._joints,
-            )
-        point = JointTrajectoryPoint(positions=self._joints.tolist(), time_from_start=conversions.to_duration(PERIOD))
-        header = conversions.header(now)
-        self._arm.publish(JointTrajectory(header=header, joint_names=list(self._contract.joints), points=[point]))
-
-
 def _end(handle: ServerGoalHandle, code: int) -> None:
     if code == MoveItErrorCodes.SUCCESS:
         handle.succeed()
@@ -232,9 +167,9 @@ def _end(handle: ServerGoalHandle, code: int) -> None:
 
 
 def main() -> None:
-    """Argument: what it is, move_group or servo, and the contract."""
+    """Argument: the contract."""
     rclpy.init()
-    node = (MoveGroupStandIn if sys.argv[1] == "move_group" else ServoStandIn)(sys.argv[2])
+    node = MoveGroupStandIn(sys.argv[1])
     executor = MultiThreadedExecutor(4)
     executor.add_node(node)
     executor.spin()

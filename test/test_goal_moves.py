@@ -51,7 +51,8 @@ class MoveClient:
     """Goals of ``/move_to``."""
 
     def __init__(self, graph: Graph, base_frame: str) -> None:
-        self._client = ActionClient(Companion(graph.node).node, MoveTo, "/move_to")
+        self._companion = Companion(graph.node)
+        self._client = ActionClient(self._companion.node, MoveTo, "/move_to")
         self._frame = base_frame
         self.feedback: list[Any] = []
         assert self._client.wait_for_server(timeout_sec=60)
@@ -65,9 +66,11 @@ class MoveClient:
 
     def send(self, goal: MoveTo.Goal) -> tuple[Any, Any]:
         """The goal's handle, and the future of its result."""
-        future = self._client.send_goal_async(goal, lambda message: self.feedback.append(message.feedback))
+        future = self._companion.run(
+            lambda: self._client.send_goal_async(goal, lambda message: self.feedback.append(message.feedback))
+        )
         wait_for(future.done, "the goal's acceptance")
-        return future.result(), future.result().get_result_async()
+        return future.result(), self._companion.run(future.result().get_result_async)
 
     def moved(self, goal: MoveTo.Goal) -> tuple[int, ExecutionCode, str]:
         return result(self.send(goal)[1])

@@ -1,6 +1,6 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Goal moves through move_group and chunks through Servo, against a stand-in server that speaks MoveIt's messages.
+"""Goal moves through move_group, against a stand-in server that speaks MoveIt's messages.
 
 docs/moveit.md says how the real ones were tried. Skipped where moveit_msgs or control_msgs is not installed.
 """
@@ -45,26 +45,48 @@ def robot(graph: Graph) -> Iterator[FollowingRobot]:
 
 @pytest.fixture
 def start(graph: Graph, robot: FollowingRobot, tmp_path: Path) -> Iterator[Start]:
-    """Starts the node with some parameters, beside stand-ins for move_group and, where chunks go there, for Servo."""
+    """Starts the node with some parameters, beside a stand-in for move_group."""
     contract = post_contract(tmp_path)
     processes = []
 
     def begin(**parameters: Any) -> tuple[NodeProcess, subprocess.Popen[bytes]]:
-        kinds = ["move_group", "servo"] if "chunk_stream" in parameters else ["move_group"]
-        processes.extend(subprocess.Popen([sys.executable, STAND_IN, kind, contract]) for kind in kinds)
+        processes.append(subprocess.Popen([sys.executable, STAND_IN, contract]))
         node = graph.start(
             "execution_node", backend="moveit", moveit_interface="move_group", patience=60.0, robot=contract,
             foreseen=0.3, rest=1.0, **parameters,
         )  # fmt: skip
         assert node.transition(CONFIGURE, ACTIVATE), node.log()
-        if "chunk_stream" not in parameters:  # to Servo nothing is sent at rest
-            robot.wait_until_joined()
+        robot.wait_until_joined()
         return node, processes[-1]
 
     yield begin
     for process in processes:
-        process.kill()
-        process.wait()
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def test_a_missing_move_group_is_named_at_configure(graph: Graph) -> None:
+    node = graph.start("execution_node", backend="moveit", moveit_interface="move_group", patience=0.5)
+    assert not node.transition(CONFIGURE)
+    assert "no move_group serves /move_action after 0.5 s" in node.log()
+    assert "Traceback" not in node.log()
+
+
+def test_move_group_executes_until_it_is_canceled(robot: FollowingRobot, graph: Graph, start: Start) -> None:
+    start(goal_execution="controller")
+    client = MoveClient(graph, robot.contract.base_frame)
+    assert client.moved(client.pose(0.5, 0.2, 0.25)) == SUCCEEDED
+    assert len(robot.goals) == 1
+    handle, done = client.send(client.pose(0.45, -0.3, 0.3))
+    wait_for(lambda: moving(robot), "the arm to move")
+    handle.cancel_goal_async()
+    assert result(done)[:2] == (GoalStatus.STATUS_CANCELED, ExecutionCode.CANCELED)
+    wait_for(robot.rests, "the arm to rest")
+    assert np.linalg.norm(robot.pose()[0] - [0.45, -0.3, 0.3]) > 0.01, "canceled on its way"
+    assert client.moved(MoveTo.Goal()) == SUCCEEDED
+
+
+# The last one: for some seconds the others would hear of the server that it kills.
 
 
 def test_move_group_plans_and_the_node_streams(robot: FollowingRobot, graph: Graph, start: Start) -> None:
@@ -88,45 +110,3 @@ def test_move_group_plans_and_the_node_streams(robot: FollowingRobot, graph: Gra
     robot.chunks.publish(robot.message(robot.chunk((0.0, -0.05, 0.0))))
     robot.wait_status(ExecutorState.FOLLOWING)
     assert node.stop() == 0
-
-
-def test_move_group_executes_until_it_is_canceled(robot: FollowingRobot, graph: Graph, start: Start) -> None:
-    start(goal_execution="controller")
-    client = MoveClient(graph, robot.contract.base_frame)
-    assert client.moved(client.pose(0.5, 0.2, 0.25)) == SUCCEEDED
-    assert len(robot.goals) == 1
-    handle, done = client.send(client.pose(0.45, -0.3, 0.3))
-    wait_for(lambda: moving(robot), "the arm to move")
-    handle.cancel_goal_async()
-    assert result(done)[:2] == (GoalStatus.STATUS_CANCELED, ExecutionCode.CANCELED)
-    wait_for(robot.rests, "the arm to rest")
-    assert np.linalg.norm(robot.pose()[0] - [0.45, -0.3, 0.3]) > 0.01, "canceled on its way"
-    assert client.moved(MoveTo.Goal()) == SUCCEEDED
-
-
-@pytest.mark.parametrize("chunk_stream", ["servo_twist", "servo_pose"])
-def test_servo_follows_chunks_until_it_is_gone(
-    robot: FollowingRobot, graph: Graph, start: Start, chunk_stream: str
-) -> None:
-    _, servo = start(chunk_stream=chunk_stream)
-    client = MoveClient(graph, robot.contract.base_frame)
-    chunk = robot.chunk((0.0, 0.15, 0.0))
-    robot.chunks.publish(robot.message(chunk))
-    robot.wait_status(ExecutorState.FOLLOWING)
-    robot.wait_status(ExecutorState.HOLDING)
-    wait_for(lambda: np.linalg.norm(robot.pose()[0] - chunk.positions[-1]) < 0.01, "the arm at the last step")
-    assert client.moved(MoveTo.Goal()) == SUCCEEDED
-    wait_for(lambda: robot.rests_at(robot.contract.home), "the arm to be home")
-    robot.chunks.publish(robot.message(robot.chunk((0.0, -0.15, 0.0))))
-    robot.wait_status(ExecutorState.FOLLOWING)
-    wait_for(lambda: moving(robot), "the arm to move")
-    servo.kill()
-    robot.wait_status(ExecutorState.HOLDING, ExecutionCode.BACKEND_UNAVAILABLE)
-    wait_for(robot.rests, "the arm to rest")
-
-
-def test_a_missing_move_group_is_named_at_configure(graph: Graph) -> None:
-    node = graph.start("execution_node", backend="moveit", moveit_interface="move_group", patience=0.5)
-    assert not node.transition(CONFIGURE)
-    assert "no move_group serves /move_action after 0.5 s" in node.log()
-    assert "Traceback" not in node.log()

@@ -8,7 +8,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Future as ThreadFuture
+from typing import Any, TypeVar
 
 import numpy as np
 from rclpy.action.client import ActionClient
@@ -19,6 +20,8 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from arvrm_ros.errors import ExecutionCode, MotionRefused
+
+T = TypeVar("T")
 
 ANSWER = 5.0
 """Wall-clock seconds in which a service, or an action server asked for a goal or a cancel, has to answer."""
@@ -31,7 +34,8 @@ def longest_execution(times: np.ndarray) -> float:
 
 class Companion:
     """A node beside another one, with an executor thread of its own: rclpy's events executor, in which this suite's
-    nodes run, locks up when a goal is sent or canceled from another thread.
+    nodes run, locks up when a goal is sent or canceled from another thread. Clients are called in that thread alone, by
+    :meth:`run`: an answer that comes before a request is noted down is lost (rclpy 9.1).
 
     Args:
         node: whose name it takes, and whose context it is in.
@@ -50,6 +54,23 @@ class Companion:
         self._thread = threading.Thread(target=self._spin, name="client", daemon=True)
         self._thread.start()
 
+    def run(self, function: Callable[[], T]) -> T:
+        """Calls a function in the executor's thread, and waits for its result."""
+        done: ThreadFuture[T] = ThreadFuture()
+
+        def call() -> None:
+            try:
+                done.set_result(function())
+            except Exception as error:
+                done.set_exception(error)
+
+        self._executor.create_task(call)
+        return done.result(timeout=ANSWER)
+
+    def post(self, function: Callable[[], Any]) -> None:
+        """Calls a function in the executor's thread, without waiting for it."""
+        self._executor.create_task(function)
+
     def close(self) -> None:
         """Harmless when repeated."""
         self._executor.shutdown()
@@ -65,15 +86,15 @@ class BlockingService:
     """A service of another node.
 
     Args:
-        node: a :class:`Companion`'s.
+        companion: whose client it is.
         kind: of the service.
         name: of the service.
         owner: what the user calls the other node, e.g. "move_group".
     """
 
-    def __init__(self, node: Node, kind: Any, name: str, owner: str) -> None:
-        self._name, self._owner = name, owner
-        self._client: Client = node.create_client(kind, name, callback_group=ReentrantCallbackGroup())
+    def __init__(self, companion: Companion, kind: Any, name: str, owner: str) -> None:
+        self._companion, self._name, self._owner = companion, name, owner
+        self._client: Client = companion.node.create_client(kind, name, callback_group=ReentrantCallbackGroup())
 
     def require(self, patience: float, advice: str) -> None:
         """As :meth:`BlockingAction.require`."""
@@ -88,15 +109,16 @@ class BlockingService:
         """
         if not self._client.service_is_ready():
             raise _gone(self._owner, self._name)
-        return _wait(self._client.call_async(request), self._client.service_is_ready, self._owner, self._name, ANSWER)
+        future = self._companion.run(lambda: self._client.call_async(request))
+        return _wait(future, self._client.service_is_ready, self._owner, self._name, ANSWER)
 
 
 class BlockingAction:
     """An action of another node, one goal at a time; the arguments are those of :class:`BlockingService`."""
 
-    def __init__(self, node: Node, kind: Any, name: str, owner: str) -> None:
-        self._name, self._owner = name, owner
-        self._client: ActionClient = ActionClient(node, kind, name, callback_group=ReentrantCallbackGroup())
+    def __init__(self, companion: Companion, kind: Any, name: str, owner: str) -> None:
+        self._companion, self._name, self._owner = companion, name, owner
+        self._client: ActionClient = ActionClient(companion.node, kind, name, callback_group=ReentrantCallbackGroup())
         self._goal: Any = None
 
     def require(self, patience: float, advice: str) -> None:
@@ -121,14 +143,16 @@ class BlockingAction:
         if not self._client.server_is_ready():
             raise _gone(self._owner, self._name)
         alive = self._client.server_is_ready
-        handle = _wait(self._client.send_goal_async(goal), alive, self._owner, self._name, ANSWER)
+        sent = self._companion.run(lambda: self._client.send_goal_async(goal))
+        handle = _wait(sent, alive, self._owner, self._name, ANSWER)
         if not handle.accepted:
             raise MotionRefused(ExecutionCode.BACKEND_UNAVAILABLE, f"{self._owner} rejected the goal of {self._name}")
         self._goal = handle
         try:
-            return _wait(handle.get_result_async(), alive, self._owner, self._name, seconds).result
+            result = self._companion.run(handle.get_result_async)
+            return _wait(result, alive, self._owner, self._name, seconds).result
         except MotionRefused:
-            handle.cancel_goal_async()
+            self._companion.post(handle.cancel_goal_async)
             raise
         finally:
             self._goal = None
@@ -136,7 +160,7 @@ class BlockingAction:
     def cancel(self) -> None:
         """Asks for the end of the goal in progress, if there is one, from any thread; :meth:`call` then returns."""
         if (goal := self._goal) is not None:
-            goal.cancel_goal_async()
+            self._companion.post(goal.cancel_goal_async)
 
 
 def _wait(future: Future, alive: Callable[[], bool], owner: str, name: str, seconds: float) -> Any:

@@ -69,13 +69,13 @@ class MoveGroupClient:
         self._contract, self._group = contract, group
         self._may_touch = moveit.may_touch_boxes(contract)
         self._companion = Companion(node)
-        node = self._companion.node
-        self._plan = BlockingAction(node, MoveGroup, "/move_action", "move_group")
-        self._execute = BlockingAction(node, ExecuteTrajectory, "/execute_trajectory", "move_group")
-        self._get_scene = BlockingService(node, GetPlanningScene, "/get_planning_scene", "move_group")
-        self._apply_scene = BlockingService(node, ApplyPlanningScene, "/apply_planning_scene", "move_group")
-        self._validity = BlockingService(node, GetStateValidity, "/check_state_validity", "move_group")
-        self._events = node.create_publisher(String, "/trajectory_execution_event", qos.RELIABLE)
+        companion = self._companion
+        self._plan = BlockingAction(companion, MoveGroup, "/move_action", "move_group")
+        self._execute = BlockingAction(companion, ExecuteTrajectory, "/execute_trajectory", "move_group")
+        self._get_scene = BlockingService(companion, GetPlanningScene, "/get_planning_scene", "move_group")
+        self._apply_scene = BlockingService(companion, ApplyPlanningScene, "/apply_planning_scene", "move_group")
+        self._validity = BlockingService(companion, GetStateValidity, "/check_state_validity", "move_group")
+        self._events = companion.node.create_publisher(String, "/trajectory_execution_event", qos.RELIABLE)
         try:
             for part in (self._plan, self._execute, self._get_scene, self._apply_scene, self._validity):
                 part.require(patience, "start the robot's MoveIt (docs/moveit.md), or use another backend")

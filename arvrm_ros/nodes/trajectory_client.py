@@ -41,8 +41,9 @@ class TrajectoryClient:
         self._joints = contract.joints
         controller, _ = contract.action.arm_topic.rsplit("/", 1)
         self._companion = Companion(node)
-        node = self._companion.node
-        self._action = BlockingAction(node, FollowJointTrajectory, f"{controller}/follow_joint_trajectory", controller)
+        self._action = BlockingAction(
+            self._companion, FollowJointTrajectory, f"{controller}/follow_joint_trajectory", controller
+        )
         try:
             self._action.require(
                 patience, "start the robot's joint_trajectory_controller, or use goal_execution:=stream"
