@@ -15,7 +15,7 @@ import numpy as np
 from rclpy.action.client import ActionClient
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.client import Client
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.task import Future
 
@@ -32,10 +32,26 @@ def longest_execution(times: np.ndarray) -> float:
     return 2.0 * float(times[-1]) + ANSWER
 
 
+def run_in(executor: Executor, function: Callable[[], T]) -> T:
+    """Calls a function in the thread in which an executor spins, another one than this, and waits for its result.
+
+    Clients are to be called there alone: an answer that comes before a request is noted down is lost (rclpy 9.1).
+    """
+    done: ThreadFuture[T] = ThreadFuture()
+
+    def call() -> None:
+        try:
+            done.set_result(function())
+        except Exception as error:
+            done.set_exception(error)
+
+    executor.create_task(call)
+    return done.result(timeout=ANSWER)
+
+
 class Companion:
     """A node beside another one, with an executor thread of its own: rclpy's events executor, in which this suite's
-    nodes run, locks up when a goal is sent or canceled from another thread. Clients are called in that thread alone, by
-    :meth:`run`: an answer that comes before a request is noted down is lost (rclpy 9.1).
+    nodes run, locks up when a goal is sent or canceled from another thread. Clients are called by :meth:`run`.
 
     Args:
         node: whose name it takes, and whose context it is in.
@@ -55,17 +71,8 @@ class Companion:
         self._thread.start()
 
     def run(self, function: Callable[[], T]) -> T:
-        """Calls a function in the executor's thread, and waits for its result."""
-        done: ThreadFuture[T] = ThreadFuture()
-
-        def call() -> None:
-            try:
-                done.set_result(function())
-            except Exception as error:
-                done.set_exception(error)
-
-        self._executor.create_task(call)
-        return done.result(timeout=ANSWER)
+        """See :func:`run_in`."""
+        return run_in(self._executor, function)
 
     def post(self, function: Callable[[], Any]) -> None:
         """Calls a function in the executor's thread, without waiting for it."""

@@ -42,6 +42,7 @@ from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.types import RetrievedMotion
 from arvrm_ros.errors import ArvrmError, ExecutionCode
 from arvrm_ros.nodes import conversions, qos
+from arvrm_ros.nodes.blocking import run_in
 from arvrm_ros.srv import ResetScene
 
 
@@ -98,15 +99,15 @@ class Following:
         if self.done():
             return False
         try:
-            response = self._commander.wait(
-                self._goal.cancel_goal_async(), patience, "policy_node did not take the cancel"
+            response = self._commander.answer(
+                self._goal.cancel_goal_async, patience, "policy_node did not take the cancel"
             )
         except CommanderError:
             return False
         return response.return_code == CancelGoal.Response.ERROR_NONE
 
-    def _start(self, goal: Any) -> Following:
-        self._goal, self._result = goal, goal.get_result_async()
+    def _start(self, goal: Any, result: Future) -> Following:
+        self._goal, self._result = goal, result
         return self
 
 
@@ -188,9 +189,12 @@ class Commander:
                 on_feedback(message.feedback)
 
         goal = FollowInstruction.Goal(instruction=instruction, timeout=float(timeout))
-        sent = self._follow.send_goal_async(goal, feedback_callback=take)
-        handle = self.wait(sent, patience, "policy_node did not take the instruction")
-        self._following = following._start(handle)
+        handle = self.answer(
+            lambda: self._follow.send_goal_async(goal, feedback_callback=take),
+            patience,
+            "policy_node did not take the instruction",
+        )
+        self._following = following._start(handle, run_in(self._executor, handle.get_result_async))
         return following
 
     def stop(self, patience: float = 5.0) -> bool:
@@ -207,12 +211,12 @@ class Commander:
             self._following.result(patience)
         if not self._move.wait_for_server(timeout_sec=min(patience, 30.0)):
             raise CommanderError("no execution_node serves /move_to: is the suite up on this ROS_DOMAIN_ID?")
-        sent = self._move.send_goal_async(MoveTo.Goal(target=MoveTo.Goal.HOME))
-        handle = self.wait(sent, patience, "execution_node did not take the goal")
+        home = MoveTo.Goal(target=MoveTo.Goal.HOME)
+        handle = self.answer(lambda: self._move.send_goal_async(home), patience, "execution_node did not take the goal")
         try:
-            answer = self.wait(handle.get_result_async(), patience, f"not home after {patience:g} s").result
+            answer = self.answer(handle.get_result_async, patience, f"not home after {patience:g} s").result
         except BaseException:  # Ctrl-C, too
-            handle.cancel_goal_async()
+            run_in(self._executor, handle.cancel_goal_async)
             raise
         if answer.error_code != ExecutionCode.NONE:
             raise CommanderError(f"not home: {ExecutionCode(answer.error_code).name}: {answer.error_msg}")
@@ -242,9 +246,15 @@ class Commander:
         if not self._reset.wait_for_service(timeout_sec=patience):
             raise CommanderError("no simulation_node serves /simulation/reset")
         request = ResetScene.Request(seed=seed, task=task, variant=variant)
-        response = self.wait(self._reset.call_async(request), patience, "simulation_node did not reset the scene")
+        response = self.answer(
+            lambda: self._reset.call_async(request), patience, "simulation_node did not reset the scene"
+        )
         if not response.success:
             raise CommanderError(f"the scene was not reset: {response.message}")
+
+    def answer(self, ask: Callable[[], Future], timeout: float, problem: str) -> Any:
+        """What a client's call is answered; as :meth:`wait`."""
+        return self.wait(run_in(self._executor, ask), timeout, problem)
 
     def wait(self, future: Future, timeout: float | None, problem: str) -> Any:
         """The future's result, waited for in small pieces, so that Ctrl-C is noticed and a dead server is too.
@@ -266,7 +276,9 @@ class Commander:
         client = self._triggers[name]
         if not client.wait_for_service(timeout_sec=min(patience, 30.0)):
             raise CommanderError(f"nobody serves /execution/{name}: is the suite up on this ROS_DOMAIN_ID?")
-        response = self.wait(client.call_async(Trigger.Request()), patience, f"/execution/{name} did not answer")
+        response = self.answer(
+            lambda: client.call_async(Trigger.Request()), patience, f"/execution/{name} did not answer"
+        )
         if not response.success:
             raise CommanderError(f"/execution/{name}: {response.message}")
 

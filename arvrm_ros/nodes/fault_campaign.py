@@ -340,7 +340,7 @@ class Campaign:
         try:
             if client.wait_for_service(timeout_sec=5.0):
                 request = ChangeState.Request(transition=Transition(id=transition))
-                self._robot.wait(client.call_async(request), 10.0, f"{name} did not change its state")
+                self._robot.answer(lambda: client.call_async(request), 10.0, f"{name} did not change its state")
         finally:
             self._robot.node.destroy_client(client)
 
