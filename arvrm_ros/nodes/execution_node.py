@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
+from rclpy.action.server import ActionServer, ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
@@ -37,9 +37,10 @@ from arvrm_ros.motion.planning import Planner
 from arvrm_ros.motion.plausibility import JointStateCheck
 from arvrm_ros.motion.stream import COMMITTED, FORESEEN, JOIN, REST, CommandStream, StreamedTrajectory
 from arvrm_ros.nodes import conversions, qos
-from arvrm_ros.nodes.goal_moves import GoalMoves, GoalParameters, give_result, not_executed
+from arvrm_ros.nodes.goal_moves import GoalMoves, GoalParameters
 from arvrm_ros.nodes.lifecycle import ManagedNode, PeerWatch, StreamWatch, run_node
 from arvrm_ros.nodes.parameters import ParameterError, parameter
+from arvrm_ros.nodes.serving import give_result, serve_goals
 
 if TYPE_CHECKING:
     from arvrm_ros.nodes.servo_stream import ServoStream  # needs MoveIt's messages
@@ -150,15 +151,7 @@ class ExecutionNode(ManagedNode):
             self.create_subscription(JointState, "/simulation/arm_placed", self._on_placed, qos.RELIABLE),
         ]
         self._peers = PeerWatch(self, [name for name in self.params.watched_nodes if name], self._on_peer_lost)
-        self._actions = ActionServer(
-            self,
-            ExecuteChunk,
-            "/execute_chunk",
-            not_executed,
-            handle_accepted_callback=self._on_goal,
-            cancel_callback=lambda _: CancelResponse.ACCEPT,
-            callback_group=ReentrantCallbackGroup(),
-        )
+        self._actions = serve_goals(self, ExecuteChunk, "/execute_chunk", self._on_goal, ReentrantCallbackGroup())
 
     def activate(self) -> None:
         self._stream = None  # until the first joint states say where the arm is

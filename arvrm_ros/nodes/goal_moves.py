@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
-from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
+from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 
 from arvrm_ros import real_time
@@ -29,6 +29,7 @@ from arvrm_ros.motion.backends import BACKENDS, moveit
 from arvrm_ros.motion.executor import ExecutorState, Plan
 from arvrm_ros.motion.goals import GoalPlanner, WayPlanner
 from arvrm_ros.nodes.parameters import ParameterError, Parameters, parameter
+from arvrm_ros.nodes.serving import give_result, serve_goals
 
 if TYPE_CHECKING:
     from arvrm_ros.nodes.execution_node import ExecutionNode
@@ -119,15 +120,7 @@ class GoalMoves:
         self._move: _Move | None = None
         self._next: _Move | None = None
         self._executed: ThreadFuture[None] | None = None  # while another executes
-        self._server = ActionServer(
-            node,
-            MoveTo,
-            "/move_to",
-            not_executed,
-            handle_accepted_callback=self._on_goal,
-            cancel_callback=lambda _: CancelResponse.ACCEPT,
-            callback_group=ReentrantCallbackGroup(),
-        )
+        self._server = serve_goals(node, MoveTo, "/move_to", self._on_goal, ReentrantCallbackGroup())
 
     @property
     def active(self) -> bool:
@@ -310,29 +303,6 @@ class GoalMoves:
         assert self._move is not None
         move, self._move = self._move, None
         self._give_result(move, code, message)
-
-
-def give_result(handle: ServerGoalHandle, kind: Any, code: ExecutionCode, message: str) -> None:
-    """Ends a goal with a result of its kind.
-
-    rclpy "executes" a goal when its result is known: a callback that awaits keeps a whole core busy until then.
-    """
-
-    def hand_over(handle: ServerGoalHandle) -> Any:
-        if code is ExecutionCode.NONE:
-            handle.succeed()
-        elif code is ExecutionCode.CANCELED:
-            handle.canceled()
-        else:
-            handle.abort()
-        return kind(error_code=int(code), error_msg=message)
-
-    handle.execute(hand_over)
-
-
-def not_executed(_: ServerGoalHandle) -> Any:
-    """What an action server whose goals end with :func:`give_result` is given to execute them."""
-    raise RuntimeError("goals are executed with their own callback")
 
 
 def _ways_and_means(

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
+from rclpy.action.server import ServerGoalHandle
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from sensor_msgs.msg import Image, JointState
@@ -31,6 +31,7 @@ from arvrm_ros.errors import ArvrmError, ExecutionCode, InstructionCode
 from arvrm_ros.nodes import conversions, qos
 from arvrm_ros.nodes.lifecycle import ManagedNode, run_node
 from arvrm_ros.nodes.parameters import Parameters, parameter
+from arvrm_ros.nodes.serving import serve_goals
 from arvrm_ros.policies import load_policy
 from arvrm_ros.policies.observing import ObservationBuffer, StaleInputError
 
@@ -123,14 +124,7 @@ class PolicyNode(ManagedNode):
         self._subscribe(messages.RetrievedMotions, "/retrieved_motions", self._on_retrieved, qos.LATCHED)
         self._subscribe(messages.ExecutionStatus, "/execution_status", self._on_execution, qos.RELIABLE)
         self._subscribe(messages.TaskStatus, "/task_status", self._on_task, qos.RELIABLE)
-        server = ActionServer(
-            self,
-            FollowInstruction,
-            "/follow_instruction",
-            self._finish,
-            handle_accepted_callback=self._on_goal,
-            cancel_callback=lambda _: CancelResponse.ACCEPT,
-        )
+        server = serve_goals(self, FollowInstruction, "/follow_instruction", self._on_goal)
         self._entities.append(server.destroy)
 
     def _warm_up(self) -> None:
@@ -374,9 +368,6 @@ class PolicyNode(ManagedNode):
             return result
 
         session.goal.execute(hand_over)
-
-    def _finish(self, goal: ServerGoalHandle) -> FollowInstruction.Result:
-        raise RuntimeError("goals are executed with their own callback")
 
     # Inference, in a thread of its own.
 
