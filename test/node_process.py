@@ -23,9 +23,13 @@ if resource("config", "fastdds.xml").is_file():
 import rclpy
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import SetParameters
+from rclpy.action import ActionClient
 from rclpy.experimental.events_executor import EventsExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+
+from arvrm_ros.errors import ExecutionCode
+from arvrm_ros.nodes.blocking import Companion
 
 CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4  # lifecycle_msgs/Transition
 
@@ -58,6 +62,7 @@ class Graph:
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
         self._processes: list[NodeProcess] = []
+        self.companion = Companion(self.node)
 
     def _spin(self) -> None:
         while self._open:
@@ -83,22 +88,67 @@ class Graph:
 
     def call(self, kind: Any, service: str, request: Any) -> Any:
         """Calls a service and waits for its response."""
-        client = self.node.create_client(kind, service)
+        node = self.companion.node
+        client = node.create_client(kind, service)
         assert client.wait_for_service(timeout_sec=120.0), f"no service {service}"
-        future = client.call_async(request)
+        future = self.companion.run(lambda: client.call_async(request))
         wait_for(future.done, f"a response of {service}")
-        self.node.destroy_client(client)
+        self.companion.run(lambda: node.destroy_client(client))
         return future.result()
 
     def close(self) -> None:
         """Stops the processes and the test's node."""
         for process in self._processes:
             process.stop()
+        self.companion.close()
         self._open = False
         self._thread.join()
         self._executor.shutdown()
         self.node.destroy_node()
         rclpy.shutdown(context=self._context)
+
+
+class Goals:
+    """Goals of an action, and all their feedback."""
+
+    def __init__(self, graph: Graph, kind: Any, name: str) -> None:
+        self._companion = graph.companion
+        self._client = ActionClient(self._companion.node, kind, name)
+        self.feedback: list[Any] = []
+        assert self._client.wait_for_server(timeout_sec=120.0), f"no action {name}"
+
+    def send(self, goal: Any) -> Goal:
+        """A goal that was accepted."""
+        future = self._companion.run(
+            lambda: self._client.send_goal_async(goal, lambda message: self.feedback.append(message.feedback))
+        )
+        wait_for(future.done, "the goal's acceptance")
+        return Goal(self._companion, future.result())
+
+
+class Goal:
+    """A goal that was accepted."""
+
+    def __init__(self, companion: Companion, handle: Any) -> None:
+        self._companion, self._handle = companion, handle
+        self._result = companion.run(handle.get_result_async)
+
+    def cancel(self) -> None:
+        """Asks for its end, without waiting for it."""
+        self._companion.run(self._handle.cancel_goal_async)
+
+    def done(self) -> bool:
+        return bool(self._result.done())
+
+    def result(self) -> Any:
+        """The result, waited for."""
+        wait_for(self.done, "the result")
+        return self._result.result().result
+
+    def outcome(self) -> tuple[int, ExecutionCode, str]:
+        """The goal's status, and the code and the text of its result, waited for."""
+        answer = self.result()
+        return self._result.result().status, ExecutionCode(answer.error_code), answer.error_msg
 
 
 class NodeProcess:

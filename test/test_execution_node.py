@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +18,7 @@ pytest.importorskip("rclpy")
 
 from action_msgs.msg import GoalStatus
 from geometry_msgs.msg import Pose
-from node_process import ACTIVATE, CONFIGURE, DEACTIVATE, Graph, NodeProcess, wait_for
-from rclpy.action import ActionClient
+from node_process import ACTIVATE, CONFIGURE, DEACTIVATE, Goal, Goals, Graph, NodeProcess, wait_for
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
@@ -328,53 +326,33 @@ def test_silent_joint_states_stop_the_arm(robot: Robot, node: NodeProcess) -> No
     assert_smooth(robot.commands, robot)
 
 
-class Client:
-    """Goals of ``/execute_chunk``."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._client = ActionClient(graph.node, ExecuteChunk, "/execute_chunk")
-        self.feedback: list[Any] = []
-        assert self._client.wait_for_server(timeout_sec=30)
-
-    def send(self, message: ActionChunkMessage) -> tuple[Any, Any]:
-        """The goal's handle, and the future of its result."""
-        future = self._client.send_goal_async(
-            ExecuteChunk.Goal(chunk=message), lambda f: self.feedback.append(f.feedback)
-        )
-        wait_for(future.done, "the goal's acceptance")
-        return future.result(), future.result().get_result_async()
-
-
-def result(future: Any) -> tuple[int, ExecutionCode, str]:
-    wait_for(future.done, "the result")
-    answer = future.result()
-    return answer.status, ExecutionCode(answer.result.error_code), answer.result.error_msg
-
-
 def test_goals_succeed_are_preempted_canceled_and_refused(graph: Graph, robot: Robot, node: NodeProcess) -> None:
-    client = Client(graph)
+    client = Goals(graph, ExecuteChunk, "/execute_chunk")
+
+    def send(chunk: ActionChunk) -> Goal:
+        return client.send(ExecuteChunk.Goal(chunk=robot.message(chunk)))
+
     first = robot.chunk((0.0, 0.15, 0.0))
-    _, done = client.send(robot.message(first))
-    assert result(done) == (GoalStatus.STATUS_SUCCEEDED, ExecutionCode.NONE, "")
+    assert send(first).outcome() == (GoalStatus.STATUS_SUCCEEDED, ExecutionCode.NONE, "")
     assert np.linalg.norm(robot.pose()[0] - first.positions[-1]) < 1e-3
     steps = [feedback.step for feedback in client.feedback]
     assert steps == sorted(steps)
     assert steps[-1] == 9
 
-    _, one = client.send(robot.message(robot.chunk((0.0, -0.15, 0.0))))
-    handle, two = client.send(robot.message(robot.chunk((0.0, -0.1, 0.0))))
-    assert result(one)[:2] == (GoalStatus.STATUS_ABORTED, ExecutionCode.PREEMPTED)
-    handle.cancel_goal_async()
-    assert result(two)[:2] == (GoalStatus.STATUS_CANCELED, ExecutionCode.CANCELED)
+    one = send(robot.chunk((0.0, -0.15, 0.0)))
+    two = send(robot.chunk((0.0, -0.1, 0.0)))
+    assert one.outcome()[:2] == (GoalStatus.STATUS_ABORTED, ExecutionCode.PREEMPTED)
+    two.cancel()
+    assert two.outcome()[:2] == (GoalStatus.STATUS_CANCELED, ExecutionCode.CANCELED)
     wait_for(robot.rests, "the arm to rest")
 
     bad = robot.chunk((0.0, 0.1, 0.0))
     bad.gripper = bad.gripper[:-1]
-    status, code, text = result(client.send(robot.message(bad))[1])
+    status, code, text = send(bad).outcome()
     assert (status, code) == (GoalStatus.STATUS_ABORTED, ExecutionCode.INVALID_CHUNK)
     assert "gripper" in text
     assert node.transition(DEACTIVATE)
-    assert result(client.send(robot.message(robot.chunk((0, 0.1, 0))))[1])[1] is ExecutionCode.NOT_ACTIVE
+    assert send(robot.chunk((0, 0.1, 0))).outcome()[1] is ExecutionCode.NOT_ACTIVE
     start_again(robot, node)
 
 

@@ -17,7 +17,7 @@ from following_robot import FollowingRobot
 from node_process import ACTIVATE, CONFIGURE, Graph, NodeProcess, wait_for
 from std_msgs.msg import Empty
 from std_srvs.srv import Trigger
-from test_goal_moves import SUCCEEDED, MoveClient, moving, post_contract, result
+from test_goal_moves import SUCCEEDED, MoveClient, moving, post_contract
 
 from arvrm_ros.action import MoveTo
 from arvrm_ros.errors import ExecutionCode
@@ -69,20 +69,20 @@ def test_the_controller_gets_the_whole_motion(robot: FollowingRobot, client: Mov
 
 
 def test_a_cancel_stops_the_controller(robot: FollowingRobot, client: MoveClient) -> None:
-    handle, done = client.send(client.pose(0.45, 0.3, 0.3))
+    goal = client.send(client.pose(0.45, 0.3, 0.3))
     wait_for(lambda: moving(robot), "the arm to move")
-    handle.cancel_goal_async()
-    assert result(done)[:2] == (GoalStatus.STATUS_CANCELED, ExecutionCode.CANCELED)
+    goal.cancel()
+    assert goal.outcome()[:2] == (GoalStatus.STATUS_CANCELED, ExecutionCode.CANCELED)
     wait_for(robot.rests, "the arm to rest")
     assert np.linalg.norm(robot.pose()[0] - [0.45, 0.3, 0.3]) > 0.01, "canceled on its way"
 
 
 def test_a_chunk_stops_the_controller_and_the_next_one_is_followed(robot: FollowingRobot, client: MoveClient) -> None:
-    _, done = client.send(client.pose(0.45, -0.3, 0.3))
+    goal = client.send(client.pose(0.45, -0.3, 0.3))
     wait_for(lambda: moving(robot), "the arm to move")
     robot.chunks.publish(robot.message(robot.chunk((0.0, 0.05, 0.0))))
     robot.wait_status(ExecutorState.FOLLOWING, ExecutionCode.PREEMPTED)  # the chunk is refused
-    assert result(done)[:2] == (GoalStatus.STATUS_ABORTED, ExecutionCode.PREEMPTED)
+    assert goal.outcome()[:2] == (GoalStatus.STATUS_ABORTED, ExecutionCode.PREEMPTED)
     wait_for(robot.rests, "the arm to rest")
     robot.wait_until_joined()
     robot.chunks.publish(robot.message(robot.chunk((0.0, 0.05, 0.0))))
@@ -91,10 +91,10 @@ def test_a_chunk_stops_the_controller_and_the_next_one_is_followed(robot: Follow
 
 
 def test_an_emergency_stop_stops_the_controller(graph: Graph, robot: FollowingRobot, client: MoveClient) -> None:
-    _, done = client.send(client.pose(0.45, 0.3, 0.3))
+    goal = client.send(client.pose(0.45, 0.3, 0.3))
     wait_for(lambda: moving(robot), "the arm to move")
     graph.publisher(Empty, "/emergency_stop", qos.RELIABLE).publish(Empty())
-    assert result(done)[:2] == (GoalStatus.STATUS_ABORTED, ExecutionCode.EMERGENCY_STOP)
+    assert goal.outcome()[:2] == (GoalStatus.STATUS_ABORTED, ExecutionCode.EMERGENCY_STOP)
     wait_for(robot.rests, "the arm to rest")
     assert client.moved(MoveTo.Goal())[1] is ExecutionCode.EMERGENCY_STOP
     assert graph.call(Trigger, "/execution/reset", Trigger.Request()).success

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +15,7 @@ pytest.importorskip("rclpy")
 
 from action_msgs.msg import GoalStatus
 from geometry_msgs.msg import PoseStamped
-from node_process import ACTIVATE, CONFIGURE, DEACTIVATE, Graph, NodeProcess, wait_for
-from rclpy.action import ActionClient
+from node_process import ACTIVATE, CONFIGURE, DEACTIVATE, Goals, Graph, NodeProcess, wait_for
 from std_msgs.msg import Empty
 from std_srvs.srv import Trigger
 from test_execution_node import Robot
@@ -27,7 +25,6 @@ from arvrm_ros.contract import load_contract
 from arvrm_ros.errors import ExecutionCode
 from arvrm_ros.motion.executor import ExecutorState
 from arvrm_ros.nodes import conversions, qos
-from arvrm_ros.nodes.blocking import Companion
 from arvrm_ros.nodes.commander import Commander, CommanderError
 from arvrm_ros.resources import resource
 
@@ -51,11 +48,9 @@ class MoveClient:
     """Goals of ``/move_to``."""
 
     def __init__(self, graph: Graph, base_frame: str) -> None:
-        self._companion = Companion(graph.node)
-        self._client = ActionClient(self._companion.node, MoveTo, "/move_to")
+        self._goals = Goals(graph, MoveTo, "/move_to")
         self._frame = base_frame
-        self.feedback: list[Any] = []
-        assert self._client.wait_for_server(timeout_sec=60)
+        self.feedback, self.send = self._goals.feedback, self._goals.send
 
     def pose(self, x: float, y: float, z: float) -> MoveTo.Goal:
         goal = MoveTo.Goal(target=MoveTo.Goal.POSE, pose=PoseStamped(header=conversions.header(0.0, self._frame)))
@@ -64,22 +59,8 @@ class MoveClient:
         turn.x, turn.y, turn.z, turn.w = DOWN
         return goal
 
-    def send(self, goal: MoveTo.Goal) -> tuple[Any, Any]:
-        """The goal's handle, and the future of its result."""
-        future = self._companion.run(
-            lambda: self._client.send_goal_async(goal, lambda message: self.feedback.append(message.feedback))
-        )
-        wait_for(future.done, "the goal's acceptance")
-        return future.result(), self._companion.run(future.result().get_result_async)
-
     def moved(self, goal: MoveTo.Goal) -> tuple[int, ExecutionCode, str]:
-        return result(self.send(goal)[1])
-
-
-def result(future: Any) -> tuple[int, ExecutionCode, str]:
-    wait_for(future.done, "the result")
-    answer = future.result()
-    return answer.status, ExecutionCode(answer.result.error_code), answer.result.error_msg
+        return self.send(goal).outcome()
 
 
 SUCCEEDED = (GoalStatus.STATUS_SUCCEEDED, ExecutionCode.NONE, "")
@@ -159,31 +140,31 @@ def test_goals_that_cannot_be_reached_are_refused_with_their_reason(robot: Robot
 
 
 def test_cancel_a_chunk_and_a_newer_goal_bring_it_to_rest(robot: Robot, client: MoveClient) -> None:
-    handle, done = client.send(client.pose(0.45, 0.3, 0.3))
+    goal = client.send(client.pose(0.45, 0.3, 0.3))
     wait_for(lambda: moving(robot), "the arm to move")
-    handle.cancel_goal_async()
-    assert result(done)[:2] == (GoalStatus.STATUS_CANCELED, ExecutionCode.CANCELED)
+    goal.cancel()
+    assert goal.outcome()[:2] == (GoalStatus.STATUS_CANCELED, ExecutionCode.CANCELED)
     assert not moving(robot)
     away = np.linalg.norm(robot.pose()[0] - [0.45, 0.3, 0.3])
     assert away > 0.01, "canceled on its way"
 
-    _, done = client.send(client.pose(0.45, -0.3, 0.3))
+    goal = client.send(client.pose(0.45, -0.3, 0.3))
     wait_for(lambda: moving(robot), "the arm to move")
     robot.chunks.publish(robot.message(robot.chunk((0.0, 0.05, 0.0))))
-    assert result(done) == (GoalStatus.STATUS_ABORTED, ExecutionCode.PREEMPTED, "a chunk took over")
+    assert goal.outcome() == (GoalStatus.STATUS_ABORTED, ExecutionCode.PREEMPTED, "a chunk took over")
 
-    _, first = client.send(client.pose(0.45, 0.3, 0.3))
+    first = client.send(client.pose(0.45, 0.3, 0.3))
     wait_for(lambda: moving(robot), "the arm to move")
-    _, second = client.send(MoveTo.Goal())
-    assert result(first)[:2] == (GoalStatus.STATUS_ABORTED, ExecutionCode.PREEMPTED)
-    assert result(second) == SUCCEEDED
+    second = client.send(MoveTo.Goal())
+    assert first.outcome()[:2] == (GoalStatus.STATUS_ABORTED, ExecutionCode.PREEMPTED)
+    assert second.outcome() == SUCCEEDED
 
 
 def test_an_emergency_stop_ends_it_and_refuses_the_next(graph: Graph, robot: Robot, client: MoveClient) -> None:
-    _, done = client.send(client.pose(0.45, 0.3, 0.3))
+    goal = client.send(client.pose(0.45, 0.3, 0.3))
     wait_for(lambda: moving(robot), "the arm to move")
     graph.publisher(Empty, "/emergency_stop", qos.RELIABLE).publish(Empty())
-    assert result(done)[:2] == (GoalStatus.STATUS_ABORTED, ExecutionCode.EMERGENCY_STOP)
+    assert goal.outcome()[:2] == (GoalStatus.STATUS_ABORTED, ExecutionCode.EMERGENCY_STOP)
     robot.wait_status(ExecutorState.STOPPED, ExecutionCode.EMERGENCY_STOP)
     wait_for(lambda: not moving(robot), "the arm to rest")
     assert client.moved(MoveTo.Goal())[:2] == (GoalStatus.STATUS_ABORTED, ExecutionCode.EMERGENCY_STOP)

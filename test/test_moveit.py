@@ -23,7 +23,7 @@ pytest.importorskip("control_msgs", reason="control_msgs is not installed: ros-$
 from action_msgs.msg import GoalStatus
 from following_robot import FollowingRobot
 from node_process import ACTIVATE, CONFIGURE, Graph, NodeProcess, wait_for
-from test_goal_moves import SUCCEEDED, MoveClient, moving, post_contract, result
+from test_goal_moves import SUCCEEDED, MoveClient, moving, post_contract
 
 from arvrm_ros.action import MoveTo
 from arvrm_ros.errors import ExecutionCode
@@ -77,10 +77,10 @@ def test_move_group_executes_until_it_is_canceled(robot: FollowingRobot, graph: 
     client = MoveClient(graph, robot.contract.base_frame)
     assert client.moved(client.pose(0.5, 0.2, 0.25)) == SUCCEEDED
     assert len(robot.goals) == 1
-    handle, done = client.send(client.pose(0.45, -0.3, 0.3))
+    goal = client.send(client.pose(0.45, -0.3, 0.3))
     wait_for(lambda: moving(robot), "the arm to move")
-    handle.cancel_goal_async()
-    assert result(done)[:2] == (GoalStatus.STATUS_CANCELED, ExecutionCode.CANCELED)
+    goal.cancel()
+    assert goal.outcome()[:2] == (GoalStatus.STATUS_CANCELED, ExecutionCode.CANCELED)
     wait_for(robot.rests, "the arm to rest")
     assert np.linalg.norm(robot.pose()[0] - [0.45, -0.3, 0.3]) > 0.01, "canceled on its way"
     assert client.moved(MoveTo.Goal()) == SUCCEEDED
@@ -101,10 +101,10 @@ def test_move_group_plans_and_the_node_streams(robot: FollowingRobot, graph: Gra
         (client.pose(0.6, 0.0, 0.2), ExecutionCode.OUT_OF_WORKSPACE),
     ):
         assert client.moved(goal)[:2] == (GoalStatus.STATUS_ABORTED, code)
-    _, done = client.send(client.pose(0.45, 0.3, 0.3))
+    streamed = client.send(client.pose(0.45, 0.3, 0.3))
     wait_for(lambda: moving(robot), "the arm to move")
     move_group.kill()
-    assert result(done) == SUCCEEDED, "what is streamed does not need MoveIt any more"
+    assert streamed.outcome() == SUCCEEDED, "what is streamed does not need MoveIt any more"
     status, code, message = client.moved(MoveTo.Goal())
     assert (status, code) == (GoalStatus.STATUS_ABORTED, ExecutionCode.BACKEND_UNAVAILABLE), message
     robot.chunks.publish(robot.message(robot.chunk((0.0, -0.05, 0.0))))

@@ -55,6 +55,23 @@ class TestPlanner:
         assert isinstance(refusal, MotionRefused)
         planner.close()
 
+    def test_one_that_is_planned_again_never_takes_the_place_of_a_newer_one(self, contract: RobotContract) -> None:
+        solver = Solver(contract)
+        planner = Planner(solver, [].append)
+        planner.submit("one")
+        solver.let.release()
+        wait_for(planner.take, "the first plan")
+        assert planner.submit_again("one")
+        wait_for(lambda: solver.begun == ["one", "one"], "the first to be planned again")
+        planner.submit("two")
+        solver.let.release()
+        wait_for(planner.take, "the first plan, again")
+        assert not planner.submit_again("one")  # the second waits, or is being planned
+        solver.let.release()
+        request, _ = wait_for(planner.take, "the second plan")
+        assert request == "two"
+        planner.close()
+
     def test_what_is_dropped_while_it_is_planned_is_never_followed(self, contract: RobotContract) -> None:
         solver, took = Solver(contract), list[float]()
         planner = Planner(solver, took.append)

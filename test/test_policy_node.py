@@ -7,15 +7,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
 
-from node_process import ACTIVATE, CONFIGURE, Graph, NodeProcess, wait_for
-from rclpy.action.client import ActionClient
+from node_process import ACTIVATE, CONFIGURE, Goal, Goals, Graph, NodeProcess, wait_for
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
@@ -66,22 +64,14 @@ class Inputs:
 
 
 class Client:
+    """Goals of ``/follow_instruction``."""
+
     def __init__(self, graph: Graph) -> None:
-        self._actions: ActionClient = ActionClient(graph.node, FollowInstruction, "/follow_instruction")
-        assert self._actions.wait_for_server(timeout_sec=120)
-        self.feedback: list[Any] = []
+        self._goals = Goals(graph, FollowInstruction, "/follow_instruction")
+        self.feedback = self._goals.feedback
 
-    def send(self, instruction: str, timeout: float = 100.0) -> Any:
-        goal = FollowInstruction.Goal(instruction=instruction, timeout=timeout)
-        future = self._actions.send_goal_async(goal, feedback_callback=lambda m: self.feedback.append(m.feedback))
-        wait_for(future.done, "the goal to be taken")
-        return future.result()
-
-    @staticmethod
-    def result(goal: Any) -> Any:
-        future = goal.get_result_async()
-        wait_for(future.done, "a result")
-        return future.result().result
+    def send(self, instruction: str, timeout: float = 100.0) -> Goal:
+        return self._goals.send(FollowInstruction.Goal(instruction=instruction, timeout=timeout))
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +123,7 @@ def node(process: NodeProcess, checkpoint: Path) -> NodeProcess:
 def client(graph: Graph, node: NodeProcess) -> Client:
     """A client of the active node; before it was active, it said so."""
     client = Client(graph)
-    result = client.result(client.send("open the drawer"))
+    result = client.send("open the drawer").result()
     assert result.error_code == InstructionCode.NOT_ACTIVE
     assert node.transition(ACTIVATE), node.log()
     return client
@@ -166,8 +156,8 @@ def test_unknown_words_are_followed_until_canceled(graph: Graph, client: Client)
     assert len(chunks[0].poses) == 10
     assert {"image_to_policy", "encode", "predict", "policy_step"} <= set(chunks[0].stage)
     assert chunks[1].header.stamp != chunks[0].header.stamp
-    goal.cancel_goal_async()
-    result = client.result(goal)
+    goal.cancel()
+    result = goal.result()
     assert result.error_code == InstructionCode.CANCELED
     assert result.steps >= 3
     wait_for(lambda: instructions[-1].data == "" and not chunks[-1].poses, "the request for rest")
@@ -176,7 +166,7 @@ def test_unknown_words_are_followed_until_canceled(graph: Graph, client: Client)
 
 @pytest.mark.ros
 def test_empty_instruction_is_refused(client: Client) -> None:
-    assert client.result(client.send("  ")).error_code == InstructionCode.EMPTY_INSTRUCTION
+    assert client.send("  ").result().error_code == InstructionCode.EMPTY_INSTRUCTION
 
 
 @pytest.mark.ros
@@ -185,8 +175,8 @@ def test_a_new_goal_takes_over_without_rest_and_times_out(graph: Graph, client: 
     first = client.send("open the drawer")
     wait_for(lambda: chunks, "a chunk")
     second = client.send("close the drawer", timeout=1.0)
-    assert client.result(first).error_code == InstructionCode.PREEMPTED
-    assert client.result(second).error_code == InstructionCode.TIMEOUT
+    assert first.result().error_code == InstructionCode.PREEMPTED
+    assert second.result().error_code == InstructionCode.TIMEOUT
     wait_for(lambda: not chunks[-1].poses, "the request for rest")
     assert {bool(chunk.poses) for chunk in chunks if chunk.instruction == "open the drawer"} == {True}
     assert sum(not chunk.poses for chunk in chunks) == 1, "the contract lets the first goal go on into the second"
@@ -208,8 +198,8 @@ def test_retrieved_clips_are_told(graph: Graph, client: Client) -> None:
     retrieved.publish(answer)
     feedback = wait_for(lambda: next((f for f in client.feedback if f.retrieved), None), "the captions")
     assert (feedback.retrieved, feedback.confidence) == (["pull the drawer"], 0.75)
-    goal.cancel_goal_async()
-    assert client.result(goal).error_code == InstructionCode.CANCELED
+    goal.cancel()
+    assert goal.result().error_code == InstructionCode.CANCELED
 
 
 @pytest.mark.ros
@@ -229,7 +219,7 @@ def test_the_oracle_ends_only_what_it_saw_undone(graph: Graph, client: Client) -
     wait_for(lambda: len(chunks) > count + 3, "the goal to go on")
     say(False)
     say(True)
-    result = client.result(goal)
+    result = goal.result()
     assert (result.error_code, result.success, result.success_source) == (InstructionCode.NONE, True, "oracle")
 
 
@@ -239,14 +229,13 @@ def test_refused_chunks_end_the_goal_with_their_reason(graph: Graph, client: Cli
     chunks = graph.listen(messages.ActionChunk, "/action_chunk", qos.RELIABLE)
     goal = client.send("open the drawer")
     wait_for(lambda: chunks, "a chunk")
-    future = goal.get_result_async()
 
     def refuse() -> bool:
         status.publish(messages.ExecutionStatus(error_code=105, error_msg="outside the workspace"))
-        return bool(future.done())
+        return goal.done()
 
     wait_for(refuse, "a result")
-    result = future.result().result
+    result = goal.result()
     assert (result.error_code, result.error_msg) == (InstructionCode.EXECUTION_REFUSED, "outside the workspace")
 
 
@@ -254,12 +243,12 @@ def test_refused_chunks_end_the_goal_with_their_reason(graph: Graph, client: Cli
 def test_a_silent_camera_fails_the_goal_and_is_forgiven(client: Client, inputs: Inputs) -> None:
     goal = client.send("open the drawer")
     inputs.cameras = False
-    result = client.result(goal)
+    result = goal.result()
     inputs.cameras = True
     assert result.error_code == InstructionCode.STALE_IMAGES
     assert "/static_camera/image" in result.error_msg
     client.feedback.clear()
     goal = client.send("open the drawer")
     wait_for(lambda: client.feedback, "following again")
-    goal.cancel_goal_async()
-    assert client.result(goal).error_code == InstructionCode.CANCELED
+    goal.cancel()
+    assert goal.result().error_code == InstructionCode.CANCELED

@@ -44,6 +44,15 @@ class Planner(Generic[T]):
             self._changed.notify_all()
         return outdated
 
+    def submit_again(self, request: T) -> bool:
+        """Takes a request whose plan came too late; False, and nothing done, when it is out of date meanwhile."""
+        with self._changed:
+            if self._waiting is not None or self._solved is not None or self._planned is not None:
+                return False
+            self._waiting = request
+            self._changed.notify_all()
+        return True
+
     def take(self) -> tuple[T, Plan | MotionRefused] | None:
         """The request that was planned; each one is given once."""
         with self._changed:

@@ -87,7 +87,6 @@ class _Request:
         self.chunk = chunk
         self.handle = handle
         self.canceling = False
-        self.planned_again = False
         self._done = False
         self.not_before = -np.inf  # s: a goal move has come to rest
 
@@ -397,8 +396,8 @@ class ExecutionNode(ManagedNode):
 
     def _follow_planned(self) -> None:
         """Follows what has been planned; up to where it begins, that is what moves already."""
-        planned = self._planner.take() if self._planner is not None else None
-        if planned is None:
+        planner = self._planner
+        if planner is None or (planned := planner.take()) is None:
             return
         request, plan = planned
         try:
@@ -409,11 +408,10 @@ class ExecutionNode(ManagedNode):
             assert chunk is not None
             self._motion.adopt(plan)
         except MotionRefused as refusal:
-            if refusal.code is ExecutionCode.PREEMPTED and not request.planned_again:
-                request.planned_again = True
-                self._submit(request)
-            else:
+            if refusal.code is not ExecutionCode.PREEMPTED:
                 self._refuse(request, refusal)
+            elif not planner.submit_again(request):  # too late, but not past: a chunk ends by its own stamps
+                request.finish(ExecutionCode.PREEMPTED, "a newer chunk took over")
             return
         self.edges.update("chunk refused", None)
         self.edges.update("chunk clamped", self._motion.clamped or None)
