@@ -65,3 +65,6 @@ class MotionRefused(ArvrmError):
     def __init__(self, code: ExecutionCode, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+    def __reduce__(self) -> tuple[type, tuple[ExecutionCode, str]]:
+        return type(self), (self.code, str(self))  # from one process to another

@@ -108,7 +108,7 @@ def test_the_arm_goes_to_poses_and_home(robot: Robot, client: MoveClient) -> Non
     assert client.moved(MoveTo.Goal(target=MoveTo.Goal.JOINTS, joints=joints)) == SUCCEEDED
     assert client.moved(MoveTo.Goal()) == SUCCEEDED
     wait_for(lambda: np.abs(robot.state()[0] - robot.contract.home).max() < 1e-3, "the arm to be home")
-    assert client.feedback[-1].remaining < 0.1
+    assert client.feedback[-1].remaining < 0.3
 
 
 def test_the_way_leads_around_a_keep_out_box(robot: Robot, client: MoveClient) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 
 import numpy as np
@@ -14,6 +15,7 @@ from test_motion import line
 from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.messages import MessageError
 from arvrm_ros.errors import ExecutionCode, MotionRefused
+from arvrm_ros.motion.chunk_planner import PlanningProcess
 from arvrm_ros.motion.executor import ChunkExecutor, Plan
 from arvrm_ros.motion.planning import Planner
 from arvrm_ros.motion.plausibility import STARTS_OVER, JointStateCheck
@@ -85,6 +87,31 @@ class TestPlanner:
         assert request == "three"
         assert solver.begun == ["one", "three"]
         planner.close()
+
+
+class TestPlanningProcess:
+    def test_it_plans_as_here_and_is_replaced_when_it_dies(self, contract: RobotContract) -> None:
+        process = PlanningProcess(contract, 0.01, 0.1, 1.0)
+        try:
+            here, there = ChunkExecutor(contract), ChunkExecutor(contract, solver=process)
+            for executor in (here, there):
+                executor.reset(np.array(contract.home), 1.0, 0.0)
+            chunk = line(contract, (0.0, 0.1, 0.0))
+            one, other = here.plan(chunk, 0.0), there.plan(chunk, 0.0)
+            np.testing.assert_array_equal(one.path.times, other.path.times)
+            np.testing.assert_array_equal(one.path.knots, other.path.knots)
+            with pytest.raises(MotionRefused, match=r"outside the workspace|limits\.workspace") as refused:
+                there.plan(line(contract, (0.0, 0.0, -0.9)), 0.0)
+            assert refused.value.code is ExecutionCode.OUT_OF_WORKSPACE
+            (planning,) = multiprocessing.active_children()
+            planning.kill()
+            with pytest.raises(MotionRefused, match="a new one is started") as died:
+                wait_for(lambda: there.plan(chunk, 0.0) and False, "the death to be noticed", 20.0)
+            assert died.value.code is ExecutionCode.BACKEND_UNAVAILABLE
+            assert len(there.plan(chunk, 0.0).path.times) == len(one.path.times)
+        finally:
+            process.close()
+        assert not multiprocessing.active_children()
 
 
 class TestJointStateCheck:

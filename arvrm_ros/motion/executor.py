@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 
@@ -21,12 +22,12 @@ from arvrm_ros.data.types import ActionChunk
 from arvrm_ros.errors import ExecutionCode, MotionRefused
 from arvrm_ros.motion import chunks, safety
 from arvrm_ros.motion.braking import Brake
-from arvrm_ros.motion.chunks import ChunkMotion, JointPath
+from arvrm_ros.motion.chunk_planner import ChunkPlanner, ChunkSolver
+from arvrm_ros.motion.chunks import JointPath
 from arvrm_ros.motion.kinematics import Kinematics
 
-ATTEMPTS = 10  # at a way to a chunk before it is refused for that
-LONGER = 1.25  # times, at least, that the way takes longer from one attempt to the next
-SLOWER = 1.15  # times that the chunk is slower from one attempt to the next, once half of them have failed
+ATTEMPTS = 10  # at a way back to the path before the arm is brought to rest
+LONGER = 1.25  # times that a way, or a hold, takes longer from one attempt to the next
 LONGEST_HOLD = 0.15  # s in which a hold has to rest on the path; else the arm is braked straight on
 GIVE_WAY = 4.0  # times slower than it could the arm moves to where it is held
 CLOCK_SLIP = 0.01  # of a period by which a step may be longer or shorter to follow the caller's clock
@@ -110,6 +111,11 @@ class ChunkExecutor:
         clamped: what was cut from the chunk that is followed, "" for nothing.
         tracking_error: rad, largest difference between command and measurement.
 
+    Args:
+        contract: of the robot.
+        settings: None for the defaults.
+        solver: solves the chunks; None solves them here.
+
     All times are seconds of one clock, the one that stamps the chunks. Call :meth:`reset` first, then :meth:`step` at
     a fixed rate and :meth:`measured` with every joint state.
 
@@ -117,13 +123,15 @@ class ChunkExecutor:
         ContractError: the contract does not fit its URDF, or its home comes too close to a keep-out box.
     """
 
-    def __init__(self, contract: RobotContract, settings: ExecutorSettings | None = None) -> None:
+    def __init__(
+        self, contract: RobotContract, settings: ExecutorSettings | None = None, solver: ChunkSolver | None = None
+    ) -> None:
         self.contract = contract
         self.settings = settings or ExecutorSettings()
         self.kinematics = Kinematics(contract)
+        chosen = self.settings
+        self._solver = solver or ChunkPlanner(contract, chosen.period, chosen.blend, chosen.newest_weight)
         self._check = safety.PathCheck(contract, self.settings.period)
-        # Its own, because plans are made in another thread.
-        self._resume_check = safety.PathCheck(contract, self.settings.period)
         self._brake = Brake(contract, self.settings.period)
         self._commands: deque[tuple[float, np.ndarray]] = deque(maxlen=REMEMBERED)
         gripper = contract.gripper
@@ -210,12 +218,20 @@ class ChunkExecutor:
         """
         base, start = self._path, max(now, self._committed)
         try:
-            path, clamped = self._plan(chunk, start, base)
+            self._check_ready(start)
+            safety.check_values(chunk)
+            safety.check_age(chunk, start, self._newest_stamp)
+            path, clamped = self._solver.solve(chunk, start, base)
         except MotionRefused as refusal:
             if self.state is not ExecutorState.STOPPED:
                 self.error = (refusal.code, str(refusal))
             raise
         return Plan(chunk, path, start, base, clamped)
+
+    @cached_property
+    def _move_check(self) -> safety.PathCheck:
+        """Its own, because goal moves are planned in another thread than that of :meth:`step`."""
+        return safety.PathCheck(self.contract, self.settings.period)
 
     def plan_move(self, times: np.ndarray, motion: np.ndarray, now: float) -> Plan:
         """Checks a joint motion from rest to rest; the gripper stays as it is. May run in any thread, as :meth:`plan`.
@@ -235,7 +251,7 @@ class ChunkExecutor:
             raise MotionRefused(ExecutionCode.PREEMPTED, "the arm moves, or is not where the goal move begins")
         knots = np.pad(motion, ((0, 0), (0, 0), (0, 1)))
         knots[0, :, -1] = resting[0, -1]
-        check = safety.PathCheck(self.contract, self.settings.period)  # its own: a chunk may be planned meanwhile
+        check = self._move_check
         check.clearance(check.limits(times, knots))
         return Plan(None, JointPath.through(now + times, knots), now, base, "")
 
@@ -400,7 +416,7 @@ class ChunkExecutor:
         for _ in range(ATTEMPTS):
             path = later.joined(state, now, seconds)
             try:
-                self._resume_check.clearance(self._resume_check.limits(*path.ahead(now)))
+                self._check.clearance(self._check.limits(*path.ahead(now)))
             except MotionRefused:
                 seconds *= LONGER
             else:
@@ -455,24 +471,6 @@ class ChunkExecutor:
         knots[:, :, :-1], knots[0, :, -1] = way, self._gripper
         self._path = JointPath.through(self._committed + self.settings.period * np.arange(knots.shape[1]), knots)
 
-    def _plan(self, chunk: ActionChunk, start: float, base: JointPath) -> tuple[JointPath, str]:
-        """The path that leaves ``base`` at ``start`` to follow a chunk, checked, and what was cut from the chunk."""
-        contract = self.contract
-        self._check_ready(start)
-        safety.check_values(chunk)
-        safety.check_age(chunk, start, self._newest_stamp)
-        chunk, cut = safety.clamped(chunk, contract)
-        commanded = self.kinematics.forward(base.at(start)[0][:-1])[0]
-        safety.check_steps(chunk, chunks.first_step_ahead(chunk, start), commanded, contract)
-        try:
-            path, visited = self._way_to(chunks.solve_chunk(chunk, start, base, self.kinematics), base, start)
-        except MotionRefused as refusal:
-            if refusal.code not in (ExecutionCode.JOINT_LIMIT, ExecutionCode.STEP_TOO_LARGE):
-                raise
-            path, visited = self._way_to(chunks.solve_patiently(chunk, start, base, self.kinematics), base, start)
-        self._check.clearance(visited)
-        return path, cut
-
     def _check_ready(self, start: float) -> None:
         """Whether a motion may begin then at all."""
         if self.state is ExecutorState.STOPPED:
@@ -485,22 +483,6 @@ class ChunkExecutor:
                 f"the arm brakes, {self.tracking_error:.3f} rad from its command; "
                 f"watchdogs.tracking_error is {limit} rad",
             )
-
-    def _way_to(self, motion: ChunkMotion, base: JointPath, start: float) -> tuple[JointPath, np.ndarray]:
-        """The path that leaves ``base`` to join a motion, and where it and its brakes bring the joints."""
-        seconds = self.settings.blend
-        for attempt in range(ATTEMPTS):
-            path = chunks.merge(base, motion, start, seconds, self.settings.newest_weight)
-            try:
-                return path, self._check.limits(*path.ahead(start))
-            except MotionRefused as refusal:
-                refused = refusal
-            # To slow all of the motion so much would do; the way alone has to be longer by no less.
-            slower = float(safety.needed_slowdown(*path.ahead(start), self.contract).max())
-            seconds *= max(LONGER, slower)
-            if attempt >= ATTEMPTS // 2:  # to catch up takes more speed than the steps have, however long it takes
-                motion = motion.stretched(SLOWER)
-        raise refused
 
     def _watch(self, now: float) -> None:
         if self.state is not ExecutorState.FOLLOWING:

@@ -5,7 +5,7 @@
 The control timer runs on the ROS clock, so that in simulation the arm moves at the simulation's speed; a simulator that
 publishes /clock at the control rate or faster ticks it once per period. What is sent reaches a little into the future
 and ends at rest (:mod:`arvrm_ros.motion.stream`), so that neither a late tick nor the death of this process is a jerk.
-Chunks are solved in a thread of their own, so that they do not delay the commands.
+Chunks are solved in a process of their own, so that they do not delay the commands.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from arvrm_ros.data.messages import MessageError
 from arvrm_ros.errors import ExecutionCode, MotionRefused
 from arvrm_ros.motion import safety
 from arvrm_ros.motion.backends import Backend, TrajectoryPoint, make_backend, moveit
+from arvrm_ros.motion.chunk_planner import PlanningProcess
 from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, ExecutorState, Plan
 from arvrm_ros.motion.planning import Planner
 from arvrm_ros.motion.plausibility import JointStateCheck
@@ -114,6 +115,7 @@ class ExecutionNode(ManagedNode):
         self._moves: GoalMoves | None = None
         self._servo: ServoStream | None = None
         self._goal: _Request | None = None
+        self._planning: PlanningProcess | None = None
         self._planner: Planner[_Request] | None = None
         # In every state: an emergency stop that comes before the node is up has to be there when it is.
         self._stop_latched = False
@@ -127,7 +129,8 @@ class ExecutionNode(ManagedNode):
         settings = ExecutorSettings(
             self._period, self.params.blend, self.params.newest_weight, lead=COMMITTED * self._period
         )
-        self._chunk_executor = ChunkExecutor(self.contract, settings)
+        self._planning = PlanningProcess(self.contract, self._period, settings.blend, settings.newest_weight)
+        self._chunk_executor = ChunkExecutor(self.contract, settings, self._planning)
         if self._stop_latched:
             self._chunk_executor.emergency_stop()
         self._chunk_executor.warm_up()
@@ -185,6 +188,9 @@ class ExecutionNode(ManagedNode):
         if self._servo is not None:
             self._servo.close()
             self._servo = None
+        if self._planning is not None:
+            self._planning.close()
+            self._planning = None
         if self._actions is None:
             return
         self._actions.destroy()

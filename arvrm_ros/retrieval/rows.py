@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import safetensors.numpy
-from safetensors import SafetensorError
 
 from arvrm_ros.data.types import HAND_KEYPOINTS, HumanClip
 from arvrm_ros.errors import DataError
@@ -150,14 +149,21 @@ def _packed(clip: HumanClip) -> bytes:
 
 
 def _unpacked(packed: bytes) -> HumanClip:
+    """Reads safetensors' format (8 bytes with the header's length, the header as JSON, the arrays) where it lies.
+
+    Its own reader copies every array, reads metadata from files alone, and takes half of a search's time for Python.
+    """
     try:
-        arrays = safetensors.numpy.load(packed)
-        # safetensors reads metadata from files alone: 8 bytes with the header's length, then it, as JSON.
-        header = json.loads(packed[8 : 8 + int.from_bytes(packed[:8], "little")])
+        begin = 8 + int.from_bytes(packed[:8], "little")
+        header = json.loads(packed[8:begin])
         values: dict[str, Any] = json.loads(header["__metadata__"][PACKED])
-        widened = {name: arrays[name].astype(np.float32) for name in ("keypoints", "visual")}
-        return HumanClip(**values | arrays | widened)
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        for name, dtype in _ARRAYS.items():
+            entry, size = header[name], np.dtype(dtype).itemsize
+            first, end = entry["data_offsets"]
+            array = np.frombuffer(packed, dtype, (end - first) // size, begin + first).reshape(entry["shape"])
+            values[name] = array.astype(np.float32) if dtype is np.float16 else array
+        return HumanClip(**values)
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"damaged in the motion database ({error}); `arvrm db verify` names all that is") from None
 
 

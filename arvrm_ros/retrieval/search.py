@@ -32,8 +32,8 @@ LANGUAGE_WEIGHT = 100.0
 tenfold, and with the small image encoder few of the best clips show the asked-for task (figures: docs/measurements.md).
 With 100 the pictures choose among clips of like captions."""
 
-CANDIDATES = 16
-"""Clips that the index proposes for the exact ranking; half as many again as are wanted where that is more. Each has
+CANDIDATES = 12
+"""Clips that the index proposes for the exact ranking; a fifth more than are wanted where that is more. Each has
 to be read from the disk."""
 
 DEPLOYABLE_MODES = ("database", "random", "none")
@@ -185,7 +185,7 @@ class MotionSearch:
             query = coarse_vector(language, align(visual, self.history))
             query[: len(language)] *= self.language_weight
             query[len(language) :] *= self.history
-            found = self._index.nearest(query, max(CANDIDATES, 3 * k // 2), last)
+            found = self._index.nearest(query, max(CANDIDATES, 6 * k // 5), last)
             features = self._features(self.database.take(self._rows[found]))
             if last:
                 features.sides = self._index.sides[found]  # to find them in the captions takes a millisecond

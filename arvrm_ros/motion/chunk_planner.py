@@ -1,0 +1,128 @@
+# Copyright 2026 The arvrm_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a chunk of end-effector targets to a joint path that leaves the present motion, keeps all limits, hits nothing.
+
+A pure function of its inputs, which takes some milliseconds of work in libraries that hold Python's lock: in a process
+of its own (:class:`PlanningProcess`) it delays no command.
+"""
+
+from __future__ import annotations
+
+import signal
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from arvrm_ros import real_time
+from arvrm_ros.contract import RobotContract
+from arvrm_ros.data.types import ActionChunk
+from arvrm_ros.errors import ExecutionCode, MotionRefused
+from arvrm_ros.motion import chunks, safety
+from arvrm_ros.motion.chunks import ChunkMotion, JointPath
+from arvrm_ros.motion.kinematics import Kinematics
+from arvrm_ros.workers import process_pool
+
+ATTEMPTS = 10  # at a way to a chunk before it is refused for that
+LONGER = 1.25  # times, at least, that the way takes longer from one attempt to the next
+SLOWER = 1.15  # times that the chunk is slower from one attempt to the next, once half of them have failed
+
+
+class ChunkSolver(Protocol):
+    """What :class:`ChunkPlanner` does, here or elsewhere."""
+
+    def solve(self, chunk: ActionChunk, start: float, base: JointPath) -> tuple[JointPath, str]:
+        """See :meth:`ChunkPlanner.solve`."""
+        ...
+
+
+class ChunkPlanner:
+    """Solves chunks, one at a time.
+
+    Args:
+        contract: of the robot.
+        period: seconds between two commands.
+        blend: seconds of the way into a chunk; longer when the limits ask for it.
+        newest_weight: of a chunk against what is moving, in (0, 1].
+    """
+
+    def __init__(self, contract: RobotContract, period: float, blend: float, newest_weight: float) -> None:
+        self._contract, self._blend, self._newest_weight = contract, blend, newest_weight
+        self._kinematics = Kinematics(contract)
+        self._check = safety.PathCheck(contract, period)
+
+    def solve(self, chunk: ActionChunk, start: float, base: JointPath) -> tuple[JointPath, str]:
+        """The path that leaves another one to follow a chunk, and what was cut from the chunk ("" for nothing).
+
+        Args:
+            chunk: finite, with its shapes checked; steps before ``start`` are left out.
+            start: seconds, when ``base`` is left.
+            base: what is followed until then.
+
+        Raises:
+            MotionRefused: the chunk breaks a limit.
+        """
+        chunk, cut = safety.clamped(chunk, self._contract)
+        commanded = self._kinematics.forward(base.at(start)[0][:-1])[0]
+        safety.check_steps(chunk, chunks.first_step_ahead(chunk, start), commanded, self._contract)
+        try:
+            path, visited = self._way_to(chunks.solve_chunk(chunk, start, base, self._kinematics), base, start)
+        except MotionRefused as refusal:
+            if refusal.code not in (ExecutionCode.JOINT_LIMIT, ExecutionCode.STEP_TOO_LARGE):
+                raise
+            path, visited = self._way_to(chunks.solve_patiently(chunk, start, base, self._kinematics), base, start)
+        self._check.clearance(visited)
+        return path, cut
+
+    def _way_to(self, motion: ChunkMotion, base: JointPath, start: float) -> tuple[JointPath, np.ndarray]:
+        """The path that leaves ``base`` to join a motion, and where it and its brakes bring the joints."""
+        seconds = self._blend
+        for attempt in range(ATTEMPTS):
+            path = chunks.merge(base, motion, start, seconds, self._newest_weight)
+            try:
+                return path, self._check.limits(*path.ahead(start))
+            except MotionRefused as refusal:
+                refused = refusal
+            # To slow all of the motion so much would do; the way alone has to be longer by no less.
+            slower = float(safety.needed_slowdown(*path.ahead(start), self._contract).max())
+            seconds *= max(LONGER, slower)
+            if attempt >= ATTEMPTS // 2:  # to catch up takes more speed than the steps have, however long it takes
+                motion = motion.stretched(SLOWER)
+        raise refused
+
+
+class PlanningProcess:
+    """A :class:`ChunkPlanner`, of the same arguments, in a process of its own; one that dies is replaced."""
+
+    def __init__(self, contract: RobotContract, period: float, blend: float, newest_weight: float) -> None:
+        self._prepare = partial(_prepare, contract, period, blend, newest_weight)
+        self._pool = process_pool(1, self._prepare)
+
+    def solve(self, chunk: ActionChunk, start: float, base: JointPath) -> tuple[JointPath, str]:
+        """As :meth:`ChunkPlanner.solve`, and BACKEND_UNAVAILABLE when the process has died."""
+        try:
+            return self._pool.submit(_solve, chunk, start, base).result()
+        except BrokenProcessPool:
+            self._pool.shutdown(wait=False)
+            self._pool = process_pool(1, self._prepare)
+            message = "the process that plans chunks died; a new one is started"
+            raise MotionRefused(ExecutionCode.BACKEND_UNAVAILABLE, message) from None
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+_planner: ChunkPlanner  # of a planning process
+
+
+def _prepare(contract: RobotContract, period: float, blend: float, newest_weight: float) -> None:
+    global _planner
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; this one ends with its parent
+    real_time.give_way(real_time.PLANNING)
+    _planner = ChunkPlanner(contract, period, blend, newest_weight)
+
+
+def _solve(chunk: ActionChunk, start: float, base: JointPath) -> tuple[JointPath, str]:
+    return _planner.solve(chunk, start, base)
