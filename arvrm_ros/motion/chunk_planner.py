@@ -122,6 +122,7 @@ def _prepare(contract: RobotContract, period: float, blend: float, newest_weight
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; this one ends with its parent
     real_time.give_way(real_time.PLANNING)
     _planner = ChunkPlanner(contract, period, blend, newest_weight)
+    real_time.keep_what_is_there()
 
 
 def _solve(chunk: ActionChunk, start: float, base: JointPath) -> tuple[JointPath, str]:

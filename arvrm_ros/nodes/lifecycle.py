@@ -38,7 +38,7 @@ from arvrm_ros.errors import ArvrmError
 from arvrm_ros.nodes import qos
 from arvrm_ros.nodes.parameters import Parameters, declare, read
 from arvrm_ros.nodes.stages import StageTimes
-from arvrm_ros.real_time import run_in_real_time
+from arvrm_ros.real_time import keep_what_is_there, run_in_real_time
 
 HEARTBEAT_PERIOD = 1.0
 """Wall-clock seconds between two diagnostics of a node."""
@@ -156,6 +156,7 @@ class ManagedNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = super().on_activate(state)
+        keep_what_is_there()
         if self._run("activate", self.activate):
             self._active = announce_active(self)
             return result

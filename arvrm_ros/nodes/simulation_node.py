@@ -44,6 +44,9 @@ from arvrm_ros.srv import ResetScene
 TICK = 0.01
 """Simulated seconds between two clock and joint-state messages."""
 
+AHEAD = 0.4
+"""Share of a tick by which the physics is computed ahead, so that what it takes does not make the clock uneven."""
+
 MAX_CATCH_UP = 0.05
 """Wall seconds the physics may lag before simulated time slows down instead of catching up."""
 
@@ -219,22 +222,21 @@ class SimulationNode(ManagedNode):
         status_ticks = max(1, round(1.0 / (self.params.status_rate * TICK)))
         due = time.monotonic()
         while self._running.is_set():
+            due += period
+            _sleep_until(due - AHEAD * period)
             self._serve_resets()
             self._ticks += 1
             began = time.perf_counter()
             self._step()
             self.stages.add("physics", time.perf_counter() - began)
+            self._lag = _sleep_until(due)
+            if self._lag > MAX_CATCH_UP:
+                due += self._lag  # simulated time slows down; it never jumps
             self._publish_state()
             if self._ticks % image_ticks == 0:
                 self._request_images()
             if self._ticks % status_ticks == 0:
                 self._publish_status()
-            due += period
-            self._lag = time.monotonic() - due
-            if self._lag < 0:
-                time.sleep(-self._lag)
-            elif self._lag > MAX_CATCH_UP:
-                due += self._lag  # simulated time slows down; it never jumps
 
     def _serve_resets(self) -> None:
         while not self._resets.empty():
@@ -338,6 +340,13 @@ class SimulationNode(ManagedNode):
             self.get_logger().fatal(f"{threading.current_thread().name} failed:\n{traceback.format_exc()}")
             self._running.clear()
             self.edges.update("simulation", f"{threading.current_thread().name} failed; see the log")
+
+
+def _sleep_until(due: float) -> float:
+    """Sleeps until a monotonic time, and returns by how many seconds that is past."""
+    if (left := due - time.monotonic()) > 0:
+        time.sleep(left)
+    return time.monotonic() - due
 
 
 def main() -> int:
