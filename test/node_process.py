@@ -63,6 +63,7 @@ class Graph:
         self._thread.start()
         self._processes: list[NodeProcess] = []
         self.companion = Companion(self.node)
+        self._clients: dict[str, Any] = {}
 
     def _spin(self) -> None:
         while self._open:
@@ -88,12 +89,12 @@ class Graph:
 
     def call(self, kind: Any, service: str, request: Any) -> Any:
         """Calls a service and waits for its response."""
-        node = self.companion.node
-        client = node.create_client(kind, service)
+        if service not in self._clients:  # kept: a server that has not found a new client yet drops its response
+            self._clients[service] = self.companion.node.create_client(kind, service)
+        client = self._clients[service]
         assert client.wait_for_service(timeout_sec=120.0), f"no service {service}"
         future = self.companion.run(lambda: client.call_async(request))
         wait_for(future.done, f"a response of {service}")
-        self.companion.run(lambda: node.destroy_client(client))
         return future.result()
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 pytest.importorskip("rclpy")
@@ -312,6 +313,26 @@ def test_emergency_stop_latches_until_it_is_reset(graph: Graph, robot: Robot, no
     assert graph.call(Trigger, "/execution/emergency_stop", Trigger.Request()).success
     robot.wait_status(ExecutorState.STOPPED, ExecutionCode.EMERGENCY_STOP)
     assert graph.call(Trigger, "/execution/reset", Trigger.Request()).success
+    assert_smooth(robot.commands, robot)
+
+
+def test_a_planning_process_that_dies_is_replaced(robot: Robot, node: NodeProcess) -> None:
+    robot.chunks.publish(robot.message(robot.chunk((0.0, -0.1, 0.0))))
+    robot.wait_status(ExecutorState.FOLLOWING)
+    (planning,) = [c for c in psutil.Process(node.process.pid).children() if "spawn_main" in " ".join(c.cmdline())]
+    planning.kill()
+    robot.chunks.publish(robot.message(robot.chunk((0.0, -0.1, 0.0))))
+    status = robot.wait_status(ExecutorState.FOLLOWING, ExecutionCode.BACKEND_UNAVAILABLE)
+    assert "a new one is started" in status.error_msg
+    robot.wait_status(ExecutorState.HOLDING, ExecutionCode.BACKEND_UNAVAILABLE)  # what was followed went on to its end
+
+    def followed() -> bool:
+        robot.chunks.publish(robot.message(robot.chunk((0.0, 0.1, 0.0))))
+        time.sleep(0.2)
+        return bool(robot.status[-1].state == ExecutorState.FOLLOWING)
+
+    wait_for(followed, "chunks to be followed again")
+    robot.wait_status(ExecutorState.HOLDING)
     assert_smooth(robot.commands, robot)
 
 

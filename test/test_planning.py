@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -73,6 +74,22 @@ class TestPlanner:
         request, _ = wait_for(planner.take, "the second plan")
         assert request == "two"
         planner.close()
+
+    def test_a_single_long_plan_does_not_count(self, contract: RobotContract) -> None:
+        foreseen: list[float] = []
+
+        def solve(seconds: float, expected: float) -> Plan:
+            foreseen.append(expected)
+            time.sleep(seconds)
+            raise MotionRefused(ExecutionCode.INVALID_CHUNK, "bad")
+
+        planner = Planner(solve, [].append)
+        for seconds in (0.0, 0.5, 0.0, 0.2, 0.0):
+            planner.submit(seconds)
+            wait_for(planner.take, "the plan")
+        planner.close()
+        assert max(foreseen[:4]) < 0.1
+        assert 0.2 <= foreseen[4] < 0.5
 
     def test_what_is_dropped_while_it_is_planned_is_never_followed(self, contract: RobotContract) -> None:
         solver, took = Solver(contract), list[float]()

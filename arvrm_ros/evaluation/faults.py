@@ -263,6 +263,10 @@ def _motions_cut(message: Any, _: np.random.Generator) -> None:
 NO_JOINTS, NO_CHUNKS = 0.7, 2.4
 
 
+PLANNING = "planning process"
+"""A target beside the nodes: the execution node's child in which chunks are solved."""
+
+
 def catalogue() -> list[Fault]:
     """Every kind of fault once."""
 
@@ -365,6 +369,10 @@ def catalogue() -> list[Fault]:
         Fault("emergency stop by service", "", "stop by service", rest=REST),
         *operate("deactivate", managed, rest=REST),
         *operate("freeze for 1 s", [node for node in watched if node != "lifecycle_manager"], seconds=1.0, rest=REST),
+        *operate(
+            "kill", [PLANNING]
+        ),  # another one is started, and the last good chunk is followed to its end meanwhile
+        *operate("freeze for 1 s", [PLANNING], seconds=1.0),
         *operate("kill", watched, rest=REST, ends_suite=True),
         *operate("kill", ["simulation_node"], ends_suite=True),
         *operate("SIGTERM to", watched, rest=REST, ends_suite=True),

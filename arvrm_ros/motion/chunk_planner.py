@@ -8,9 +8,11 @@ of its own (:class:`PlanningProcess`) it delays no command.
 
 from __future__ import annotations
 
+import os
 import signal
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing.util import Finalize
 from typing import Protocol
 
 import numpy as np
@@ -120,6 +122,8 @@ _planner: ChunkPlanner  # of a planning process
 def _prepare(contract: RobotContract, period: float, blend: float, newest_weight: float) -> None:
     global _planner
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; this one ends with its parent
+    # At once: nanobind's libraries complain about what Python has not taken apart by then.
+    Finalize(None, os._exit, (0,), exitpriority=0)
     real_time.give_way(real_time.PLANNING)
     _planner = ChunkPlanner(contract, period, blend, newest_weight)
     real_time.keep_what_is_there()

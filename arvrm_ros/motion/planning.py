@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -13,7 +14,11 @@ from arvrm_ros import real_time
 from arvrm_ros.errors import MotionRefused
 from arvrm_ros.motion.executor import Plan
 
-FORGETTING = 0.95  # of the longest planning time, from one plan to the next
+RECENT = 10
+"""Plans by which the time of the next one is foreseen: the second longest of theirs. A single long one, because the
+planning process was frozen or begun anew, would else have chunks begin when they are past."""
+
+FIRST = 0.02  # s foreseen for the first plans
 
 T = TypeVar("T")
 
@@ -28,7 +33,7 @@ class Planner(Generic[T]):
 
     def __init__(self, solve: Callable[[T, float], Plan], done: Callable[[float], None]) -> None:
         self._solve, self._done = solve, done
-        self._seconds = 0.02
+        self._took = deque([FIRST, FIRST], RECENT)
         self._changed = threading.Condition()  # guards the four below
         self._waiting: T | None = None
         self._solved: T | None = None  # the one that is being solved
@@ -91,11 +96,11 @@ class Planner(Generic[T]):
             began = time.perf_counter()
             plan: Plan | MotionRefused
             try:
-                plan = self._solve(request, self._seconds)
+                plan = self._solve(request, sorted(self._took)[-2])
             except MotionRefused as refusal:
                 plan = refusal
             seconds = time.perf_counter() - began
-            self._seconds = max(FORGETTING * self._seconds, seconds)
+            self._took.append(seconds)
             self._done(seconds)
             with self._changed:
                 if self._solved is request:  # else it was dropped meanwhile

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.client import Client
@@ -35,7 +36,7 @@ from arvrm_ros.bringup import Supervisor
 from arvrm_ros.contract import RobotContract, load_contract
 from arvrm_ros.errors import ArvrmError, ExecutionCode
 from arvrm_ros.evaluation.demo import plan
-from arvrm_ros.evaluation.faults import TICK, Effect, Fault, Judge, Outcome, Traffic
+from arvrm_ros.evaluation.faults import PLANNING, TICK, Effect, Fault, Judge, Outcome, Traffic
 from arvrm_ros.nodes import qos
 from arvrm_ros.nodes.commander import Commander, CommanderError, Following
 from arvrm_ros.nodes.conversions import to_seconds, to_time
@@ -312,6 +313,9 @@ class Campaign:
 
     def _pid(self, name: str) -> int:
         assert self._supervisor is not None
+        if name == PLANNING:
+            children = psutil.Process(self._supervisor.pids["execution_node"]).children()
+            return next(child.pid for child in children if any("spawn_main" in word for word in child.cmdline()))
         return self._supervisor.pids[name]
 
     def _do_kill(self, fault: Fault) -> Callable[[], None]:
