@@ -8,10 +8,12 @@ less of a hurry then :func:`give_way`.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
 import threading
+from collections.abc import Iterator
 
 CONTROL = 50
 """Of SCHED_FIFO, as ros2_control's controller manager."""
@@ -26,7 +28,7 @@ GIL_SWITCH = 0.0005
 """s; with Python's default a busy thread would delay a more urgent one by 5 ms."""
 
 
-def run_in_real_time() -> bool:
+def run_in_real_time(priority: int = CONTROL) -> bool:
     """Has the kernel prefer the calling thread, and those it will start.
 
     Returns:
@@ -34,10 +36,36 @@ def run_in_real_time() -> bool:
     """
     sys.setswitchinterval(GIL_SWITCH)
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(CONTROL))
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
     except OSError:
         return False
     return True
+
+
+def in_real_time() -> bool:
+    """Whether the calling thread is preferred."""
+    return os.sched_getscheduler(0) == os.SCHED_FIFO
+
+
+@contextlib.contextmanager
+def out_of_real_time() -> Iterator[None]:
+    """Processes begun within have no priority: what they import would keep all others waiting for seconds.
+
+    The calling thread has none meanwhile, either; it and the threads begun within have its priority afterwards.
+    """
+    if not in_real_time():
+        yield
+        return
+    priority = os.sched_getparam(0)
+    before = {thread.native_id for thread in threading.enumerate()} - {threading.get_native_id()}
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    try:
+        yield
+    finally:
+        for thread in threading.enumerate():
+            if thread.native_id is not None and thread.native_id not in before:
+                with contextlib.suppress(ProcessLookupError):  # it has ended
+                    os.sched_setscheduler(thread.native_id, os.SCHED_FIFO, priority)
 
 
 def keep_what_is_there() -> None:

@@ -122,7 +122,7 @@ class TestPlanningProcess:
             assert refused.value.code is ExecutionCode.OUT_OF_WORKSPACE
             (planning,) = multiprocessing.active_children()
             planning.kill()
-            with pytest.raises(MotionRefused, match="a new one is started") as died:
+            with pytest.raises(MotionRefused, match="a new one was started") as died:
                 wait_for(lambda: there.plan(chunk, 0.0) and False, "the death to be noticed", 20.0)
             assert died.value.code is ExecutionCode.BACKEND_UNAVAILABLE
             assert len(there.plan(chunk, 0.0).path.times) == len(one.path.times)

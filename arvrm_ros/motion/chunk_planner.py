@@ -8,8 +8,10 @@ of its own (:class:`PlanningProcess`) it delays no command.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing.util import Finalize
@@ -98,8 +100,15 @@ class PlanningProcess:
     """A :class:`ChunkPlanner`, of the same arguments, in a process of its own; one that dies is replaced."""
 
     def __init__(self, contract: RobotContract, period: float, blend: float, newest_weight: float) -> None:
-        self._prepare = partial(_prepare, contract, period, blend, newest_weight)
-        self._pool = process_pool(1, self._prepare)
+        self._prepare = partial(_prepare, contract, period, blend, newest_weight, real_time.in_real_time())
+        self._pool = self._begin()
+
+    def _begin(self) -> ProcessPoolExecutor:
+        """A process that is ready."""
+        pool = process_pool(1, self._prepare)
+        with real_time.out_of_real_time(), contextlib.suppress(BrokenProcessPool):  # the next chunk will find out
+            pool.submit(_ready).result()
+        return pool
 
     def solve(self, chunk: ActionChunk, start: float, base: JointPath) -> tuple[JointPath, str]:
         """As :meth:`ChunkPlanner.solve`, and BACKEND_UNAVAILABLE when the process has died."""
@@ -107,8 +116,8 @@ class PlanningProcess:
             return self._pool.submit(_solve, chunk, start, base).result()
         except BrokenProcessPool:
             self._pool.shutdown(wait=False)
-            self._pool = process_pool(1, self._prepare)
-            message = "the process that plans chunks died; a new one is started"
+            self._pool = self._begin()
+            message = "the process that plans chunks died; a new one was started"
             raise MotionRefused(ExecutionCode.BACKEND_UNAVAILABLE, message) from None
 
     def close(self) -> None:
@@ -119,14 +128,19 @@ class PlanningProcess:
 _planner: ChunkPlanner  # of a planning process
 
 
-def _prepare(contract: RobotContract, period: float, blend: float, newest_weight: float) -> None:
+def _prepare(contract: RobotContract, period: float, blend: float, newest_weight: float, in_real_time: bool) -> None:
     global _planner
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; this one ends with its parent
     # At once: nanobind's libraries complain about what Python has not taken apart by then.
     Finalize(None, os._exit, (0,), exitpriority=0)
-    real_time.give_way(real_time.PLANNING)
     _planner = ChunkPlanner(contract, period, blend, newest_weight)
     real_time.keep_what_is_there()
+    if in_real_time:
+        real_time.run_in_real_time(real_time.PLANNING)
+
+
+def _ready() -> None:
+    """Something to ask of a process, to know that it is up."""
 
 
 def _solve(chunk: ActionChunk, start: float, base: JointPath) -> tuple[JointPath, str]:

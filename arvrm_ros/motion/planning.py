@@ -1,6 +1,6 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Plans chunks in a thread of its own, so that solving them does not delay the commands."""
+"""Has the newest chunk planned, in a thread that waits for it while the commands go on."""
 
 from __future__ import annotations
 

@@ -368,9 +368,11 @@ class MotionDatabase:
     def _index_name(self) -> str:
         return f"{self._table.name}_index"
 
-    def take(self, rows: Sequence[int] | np.ndarray) -> list[HumanClip]:
-        """Clips by their rows, see :meth:`coarse_index`, in that order."""
-        return clips_of(self._by_row(rows, self._clip_columns))
+    def take(self, rows: Sequence[int] | np.ndarray, in_order: bool = True) -> list[HumanClip]:
+        """Clips by their rows, see :meth:`coarse_index`, in that order; in none, they are read a little faster."""
+        if in_order:
+            return clips_of(self._by_row(rows, self._clip_columns))
+        return clips_of(self._table.take_row_ids([int(row) for row in rows]).select(self._clip_columns).to_arrow())
 
     def _by_row(self, rows: Sequence[int] | np.ndarray, columns: list[str]) -> pa.Table:
         found = self._table.take_row_ids([int(row) for row in rows]).select([*columns, "_rowid"]).to_arrow()

@@ -186,7 +186,7 @@ class MotionSearch:
             query[: len(language)] *= self.language_weight
             query[len(language) :] *= self.history
             found = self._index.nearest(query, max(CANDIDATES, 6 * k // 5), last)
-            features = self._features(self.database.take(self._rows[found]))
+            features = self._features(self.database.take(self._rows[found], in_order=bool(last)))
             if last:
                 features.sides = self._index.sides[found]  # to find them in the captions takes a millisecond
             yield features
