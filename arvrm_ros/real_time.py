@@ -80,6 +80,5 @@ def keep_what_is_there() -> None:
 
 def give_way(priority: int) -> None:
     """Lowers the calling thread's priority, where it has one; 0 takes it away."""
-    thread = threading.get_native_id()
-    if os.sched_getscheduler(thread) == os.SCHED_FIFO:
-        os.sched_setscheduler(thread, os.SCHED_FIFO if priority else os.SCHED_OTHER, os.sched_param(priority))
+    if in_real_time():
+        os.sched_setscheduler(0, os.SCHED_FIFO if priority else os.SCHED_OTHER, os.sched_param(priority))

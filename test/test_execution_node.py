@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 pytest.importorskip("rclpy")
@@ -31,6 +30,7 @@ from arvrm_ros.action import ExecuteChunk
 from arvrm_ros.contract import load_contract
 from arvrm_ros.data.types import ActionChunk
 from arvrm_ros.errors import ExecutionCode
+from arvrm_ros.motion.chunk_planner import planning_process
 from arvrm_ros.motion.executor import ExecutorState
 from arvrm_ros.motion.kinematics import Kinematics
 from arvrm_ros.motion.stream import SEND_EVERY
@@ -319,8 +319,7 @@ def test_emergency_stop_latches_until_it_is_reset(graph: Graph, robot: Robot, no
 def test_a_planning_process_that_dies_is_replaced(robot: Robot, node: NodeProcess) -> None:
     robot.chunks.publish(robot.message(robot.chunk((0.0, -0.1, 0.0))))
     robot.wait_status(ExecutorState.FOLLOWING)
-    (planning,) = [c for c in psutil.Process(node.process.pid).children() if "spawn_main" in " ".join(c.cmdline())]
-    planning.kill()
+    planning_process(node.process.pid).kill()
     robot.chunks.publish(robot.message(robot.chunk((0.0, -0.1, 0.0))))
     # Once another process is there; what was followed went on to its end meanwhile.
     status = robot.wait_status(ExecutorState.HOLDING, ExecutionCode.BACKEND_UNAVAILABLE)

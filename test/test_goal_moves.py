@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,11 +109,12 @@ def test_the_arm_goes_to_poses_and_home(robot: Robot, client: MoveClient) -> Non
     assert client.moved(MoveTo.Goal(target=MoveTo.Goal.JOINTS, joints=joints)) == SUCCEEDED
     assert client.moved(MoveTo.Goal()) == SUCCEEDED
     wait_for(lambda: np.abs(robot.state()[0] - robot.contract.home).max() < 1e-3, "the arm to be home")
-    assert client.feedback[-1].remaining < 0.3
+    assert client.feedback[-1].remaining < 0.1
 
 
+# To import OMPL takes half a second in which this process's robot would be silent.
+@pytest.mark.skipif(importlib.util.find_spec("ompl") is None, reason="OMPL is not installed")
 def test_the_way_leads_around_a_keep_out_box(robot: Robot, client: MoveClient) -> None:
-    pytest.importorskip("ompl")
     assert client.moved(client.pose(0.6, 0.2, 0.18)) == SUCCEEDED
     before = len(robot.commands)
     assert client.moved(client.pose(0.6, -0.2, 0.18)) == SUCCEEDED

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ pytest.importorskip("pinocchio")
 
 from arvrm_ros.contract import KeepOut, RobotContract, load_contract
 from arvrm_ros.errors import ExecutionCode, MotionRefused
+from arvrm_ros.motion import goals
 from arvrm_ros.motion.executor import ChunkExecutor, ExecutorState
 from arvrm_ros.motion.goals import GoalPlanner
 from arvrm_ros.motion.safety import PathCheck
@@ -76,7 +76,7 @@ def test_a_blocked_way_leads_around(planner: GoalPlanner, contract: RobotContrac
 def test_without_ompl_a_blocked_way_is_refused_and_says_what_to_install(
     planner: GoalPlanner, sides: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ompl", None)
+    monkeypatch.setattr(goals, "base", None)
     with pytest.raises(MotionRefused, match="pip install ompl") as refusal:
         planner.way(*sides, 0.01)
     assert refusal.value.code is ExecutionCode.BACKEND_UNAVAILABLE

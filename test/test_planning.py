@@ -17,7 +17,7 @@ from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.messages import MessageError
 from arvrm_ros.errors import ExecutionCode, MotionRefused
 from arvrm_ros.motion.chunk_planner import PlanningProcess
-from arvrm_ros.motion.executor import ChunkExecutor, Plan
+from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, Plan
 from arvrm_ros.motion.planning import Planner
 from arvrm_ros.motion.plausibility import STARTS_OVER, JointStateCheck
 
@@ -108,7 +108,7 @@ class TestPlanner:
 
 class TestPlanningProcess:
     def test_it_plans_as_here_and_is_replaced_when_it_dies(self, contract: RobotContract) -> None:
-        process = PlanningProcess(contract, 0.01, 0.1, 1.0)
+        process = PlanningProcess(contract, ExecutorSettings())
         try:
             here, there = ChunkExecutor(contract), ChunkExecutor(contract, solver=process)
             for executor in (here, there):

@@ -369,9 +369,8 @@ def catalogue() -> list[Fault]:
         Fault("emergency stop by service", "", "stop by service", rest=REST),
         *operate("deactivate", managed, rest=REST),
         *operate("freeze for 1 s", [node for node in watched if node != "lifecycle_manager"], seconds=1.0, rest=REST),
-        *operate(
-            "kill", [PLANNING]
-        ),  # another one is started, and the last good chunk is followed to its end meanwhile
+        # Another one is started, and the last good chunk is followed to its end meanwhile.
+        *operate("kill", [PLANNING]),
         *operate("freeze for 1 s", [PLANNING], seconds=1.0),
         *operate("kill", watched, rest=REST, ends_suite=True),
         *operate("kill", ["simulation_node"], ends_suite=True),

@@ -15,9 +15,10 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing.util import Finalize
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import psutil
 
 from arvrm_ros import real_time
 from arvrm_ros.contract import RobotContract
@@ -27,6 +28,9 @@ from arvrm_ros.motion import chunks, safety
 from arvrm_ros.motion.chunks import ChunkMotion, JointPath
 from arvrm_ros.motion.kinematics import Kinematics
 from arvrm_ros.workers import process_pool
+
+if TYPE_CHECKING:
+    from arvrm_ros.motion.executor import ExecutorSettings
 
 ATTEMPTS = 10  # at a way to a chunk before it is refused for that
 LONGER = 1.25  # times, at least, that the way takes longer from one attempt to the next
@@ -46,15 +50,13 @@ class ChunkPlanner:
 
     Args:
         contract: of the robot.
-        period: seconds between two commands.
-        blend: seconds of the way into a chunk; longer when the limits ask for it.
-        newest_weight: of a chunk against what is moving, in (0, 1].
+        settings: of the executor that follows them.
     """
 
-    def __init__(self, contract: RobotContract, period: float, blend: float, newest_weight: float) -> None:
-        self._contract, self._blend, self._newest_weight = contract, blend, newest_weight
+    def __init__(self, contract: RobotContract, settings: ExecutorSettings) -> None:
+        self._contract, self._settings = contract, settings
         self._kinematics = Kinematics(contract)
-        self._check = safety.PathCheck(contract, period)
+        self._check = safety.PathCheck(contract, settings.period)
 
     def solve(self, chunk: ActionChunk, start: float, base: JointPath) -> tuple[JointPath, str]:
         """The path that leaves another one to follow a chunk, and what was cut from the chunk ("" for nothing).
@@ -81,9 +83,9 @@ class ChunkPlanner:
 
     def _way_to(self, motion: ChunkMotion, base: JointPath, start: float) -> tuple[JointPath, np.ndarray]:
         """The path that leaves ``base`` to join a motion, and where it and its brakes bring the joints."""
-        seconds = self._blend
+        seconds = self._settings.blend
         for attempt in range(ATTEMPTS):
-            path = chunks.merge(base, motion, start, seconds, self._newest_weight)
+            path = chunks.merge(base, motion, start, seconds, self._settings.newest_weight)
             try:
                 return path, self._check.limits(*path.ahead(start))
             except MotionRefused as refusal:
@@ -99,8 +101,8 @@ class ChunkPlanner:
 class PlanningProcess:
     """A :class:`ChunkPlanner`, of the same arguments, in a process of its own; one that dies is replaced."""
 
-    def __init__(self, contract: RobotContract, period: float, blend: float, newest_weight: float) -> None:
-        self._prepare = partial(_prepare, contract, period, blend, newest_weight, real_time.in_real_time())
+    def __init__(self, contract: RobotContract, settings: ExecutorSettings) -> None:
+        self._prepare = partial(_prepare, contract, settings, real_time.in_real_time())
         self._pool = self._begin()
 
     def _begin(self) -> ProcessPoolExecutor:
@@ -125,15 +127,20 @@ class PlanningProcess:
         self._pool.shutdown(cancel_futures=True)
 
 
+def planning_process(parent: int) -> psutil.Process:
+    """That of the process with this id; StopIteration while there is none."""
+    return next(c for c in psutil.Process(parent).children() if any("spawn_main" in word for word in c.cmdline()))
+
+
 _planner: ChunkPlanner  # of a planning process
 
 
-def _prepare(contract: RobotContract, period: float, blend: float, newest_weight: float, in_real_time: bool) -> None:
+def _prepare(contract: RobotContract, settings: ExecutorSettings, in_real_time: bool) -> None:
     global _planner
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; this one ends with its parent
     # At once: nanobind's libraries complain about what Python has not taken apart by then.
     Finalize(None, os._exit, (0,), exitpriority=0)
-    _planner = ChunkPlanner(contract, period, blend, newest_weight)
+    _planner = ChunkPlanner(contract, settings)
     real_time.keep_what_is_there()
     if in_real_time:
         real_time.run_in_real_time(real_time.PLANNING)

@@ -129,8 +129,7 @@ class ChunkExecutor:
         self.contract = contract
         self.settings = settings or ExecutorSettings()
         self.kinematics = Kinematics(contract)
-        chosen = self.settings
-        self._solver = solver or ChunkPlanner(contract, chosen.period, chosen.blend, chosen.newest_weight)
+        self._solver = solver or ChunkPlanner(contract, self.settings)
         self._check = safety.PathCheck(contract, self.settings.period)
         self._brake = Brake(contract, self.settings.period)
         self._commands: deque[tuple[float, np.ndarray]] = deque(maxlen=REMEMBERED)

@@ -24,6 +24,11 @@ from arvrm_ros.motion.chunks import SAMPLE
 from arvrm_ros.motion.collision import Clearance
 from arvrm_ros.motion.kinematics import Kinematics
 
+try:  # not where it is used: the import holds Python's lock for some tenths of a second, too long beside a control loop
+    from ompl import base, geometric, util
+except ImportError:
+    base = None
+
 SHARES = (0.5, 0.25, 0.1)  # of the limits that a goal move takes; nobody waits for it, and slow brakes are short
 RAMP = 0.05  # s in which a goal move speeds up and slows down at the soonest, so that a sampled motion shows it
 SEEDS = 20  # configurations from which inverse kinematics looks for a goal's joints
@@ -157,14 +162,12 @@ class GoalPlanner:
 
     def _around(self, start: np.ndarray, goal: np.ndarray, margin: float, blocked: str) -> np.ndarray:
         """OMPL's way (RRT-Connect; Kuffner and LaValle 2000), shortened and smoothed."""
-        try:
-            from ompl import base, geometric, util
-        except ImportError:
+        if base is None:
             raise MotionRefused(
                 ExecutionCode.BACKEND_UNAVAILABLE,
                 f"the straight way to the goal is not free ({blocked}), and OMPL, which would look for another, is not "
                 "installed: pip install ompl",
-            ) from None
+            )
         util.setLogLevel(util.LogLevel.LOG_ERROR)
         n, limits = len(start), self.contract.limits
         clearance = self._wider(margin)

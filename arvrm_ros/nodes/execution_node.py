@@ -129,7 +129,7 @@ class ExecutionNode(ManagedNode):
         settings = ExecutorSettings(
             self._period, self.params.blend, self.params.newest_weight, lead=COMMITTED * self._period
         )
-        self._planning = PlanningProcess(self.contract, self._period, settings.blend, settings.newest_weight)
+        self._planning = PlanningProcess(self.contract, settings)
         self._chunk_executor = ChunkExecutor(self.contract, settings, self._planning)
         if self._stop_latched:
             self._chunk_executor.emergency_stop()

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.client import Client
@@ -37,6 +36,7 @@ from arvrm_ros.contract import RobotContract, load_contract
 from arvrm_ros.errors import ArvrmError, ExecutionCode
 from arvrm_ros.evaluation.demo import plan
 from arvrm_ros.evaluation.faults import PLANNING, TICK, Effect, Fault, Judge, Outcome, Traffic
+from arvrm_ros.motion.chunk_planner import planning_process
 from arvrm_ros.nodes import qos
 from arvrm_ros.nodes.commander import Commander, CommanderError, Following
 from arvrm_ros.nodes.conversions import to_seconds, to_time
@@ -314,8 +314,7 @@ class Campaign:
     def _pid(self, name: str) -> int:
         assert self._supervisor is not None
         if name == PLANNING:
-            children = psutil.Process(self._supervisor.pids["execution_node"]).children()
-            return next(child.pid for child in children if any("spawn_main" in word for word in child.cmdline()))
+            return planning_process(self._supervisor.pids["execution_node"]).pid
         return self._supervisor.pids[name]
 
     def _do_kill(self, fault: Fault) -> Callable[[], None]:

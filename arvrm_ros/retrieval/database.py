@@ -370,12 +370,13 @@ class MotionDatabase:
 
     def take(self, rows: Sequence[int] | np.ndarray, in_order: bool = True) -> list[HumanClip]:
         """Clips by their rows, see :meth:`coarse_index`, in that order; in none, they are read a little faster."""
-        if in_order:
-            return clips_of(self._by_row(rows, self._clip_columns))
-        return clips_of(self._table.take_row_ids([int(row) for row in rows]).select(self._clip_columns).to_arrow())
+        return clips_of(self._by_row(rows, self._clip_columns, in_order))
 
-    def _by_row(self, rows: Sequence[int] | np.ndarray, columns: list[str]) -> pa.Table:
-        found = self._table.take_row_ids([int(row) for row in rows]).select([*columns, "_rowid"]).to_arrow()
+    def _by_row(self, rows: Sequence[int] | np.ndarray, columns: list[str], in_order: bool = True) -> pa.Table:
+        query = self._table.take_row_ids([int(row) for row in rows])
+        if not in_order:
+            return query.select(columns).to_arrow()
+        found = query.select([*columns, "_rowid"]).to_arrow()
         return found.take(pc.index_in(pa.array(rows, pa.uint64()), found["_rowid"]))
 
     def sample(self, rng: np.random.Generator, count: int) -> list[HumanClip]:
