@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import threading
 import time
@@ -53,6 +54,8 @@ class Robot:
     Attributes:
         commands: every arm trajectory received.
         silent: stops the joint states.
+        behind: seconds by which the clock and the stamps it publishes are past.
+        asked: (n,) rad that its controller asked of the joints, per period.
     """
 
     def __init__(self, graph: Graph, clock: bool = False) -> None:
@@ -60,6 +63,8 @@ class Robot:
         self.kinematics = Kinematics(self.contract)
         self.commands: list[JointTrajectory] = []
         self.silent = False
+        self.behind = 0.0
+        self.asked: list[np.ndarray] = []
         self._graph = graph
         self._time = 50.0
         self._controller = TrajectoryController(self.contract.joints)
@@ -120,6 +125,16 @@ class Robot:
         """Until the node streams: before, it brings the controller to where the arm is, by single points."""
         wait_for(lambda: self.commands and len(self.commands[-1].points) > 1, "commands")
 
+    def wait_until_it_follows_again(self, velocity: tuple[float, float, float]) -> None:
+        """Chunk after chunk, until one is followed."""
+
+        def followed() -> bool:
+            self.chunks.publish(self.message(self.chunk(velocity)))
+            time.sleep(0.2)
+            return bool(self.status[-1].state == ExecutorState.FOLLOWING)
+
+        wait_for(followed, "chunks to be followed again")
+
     def close(self) -> None:
         self._done.set()
         self._thread.join()
@@ -134,11 +149,12 @@ class Robot:
         while not self._done.wait(PERIOD):
             self._time = round(self._time + PERIOD, 6)
             if self._clock:
-                self._clock.publish(Clock(clock=conversions.to_time(self._time)))
+                self._clock.publish(Clock(clock=conversions.to_time(self._time - self.behind)))
+            self.asked.append(self.state()[0])
             if not self.silent:
                 names = [*self.contract.joints, self.contract.gripper.joint]
-                state = JointState(name=names, position=[*self.state()[0].tolist(), self.contract.gripper.open])
-                state.header.stamp = conversions.to_time(self.now())
+                state = JointState(name=names, position=[*self.asked[-1].tolist(), self.contract.gripper.open])
+                state.header.stamp = conversions.to_time(self.now() - self.behind)
                 self._states.publish(state)
 
 
@@ -242,6 +258,35 @@ def test_it_runs_on_the_simulation_s_clock(another_graph: Graph, patient: Path) 
         robot.close()
 
 
+def test_a_node_that_was_stopped_finds_a_clock_that_is_past_and_waits(another_graph: Graph) -> None:
+    robot = Robot(another_graph, clock=True)
+
+    def let_pass(seconds: float) -> None:
+        until = robot.now() + seconds
+        wait_for(lambda: robot.now() >= until, "time to pass")
+
+    try:
+        node = another_graph.start("execution_node", use_sim_time=True)
+        assert node.transition(CONFIGURE, ACTIVATE), node.log()
+        robot.wait_until_joined()
+        began = len(robot.asked)
+        robot.chunks.publish(robot.message(robot.chunk((0.0, 0.25, 0.0))))
+        wait_for(lambda: np.abs(robot.state()[1]).max() > 0.1, "the arm to move")
+        node.process.send_signal(signal.SIGSTOP)
+        robot.behind = 0.3  # as it is told by messages that waited
+        let_pass(0.8)
+        node.process.send_signal(signal.SIGCONT)
+        let_pass(0.05)
+        robot.behind = 0.0
+        robot.wait_until_it_follows_again((0.0, -0.1, 0.0))
+        robot.wait_status(ExecutorState.HOLDING)
+        assert "it may have missed commands, as this process was stopped" in node.log()
+        acceleration = np.abs(np.diff(robot.asked[began:], n=2, axis=0)).max(axis=0) / PERIOD**2
+        assert np.all(acceleration <= 1.1 * np.array(robot.contract.limits.acceleration))
+    finally:
+        robot.close()
+
+
 def test_a_missing_backend_and_missing_joint_states_are_reported(another_graph: Graph) -> None:
     node = another_graph.start("execution_node", backend="moveit")
     assert not node.transition(CONFIGURE)
@@ -324,13 +369,7 @@ def test_a_planning_process_that_dies_is_replaced(robot: Robot, node: NodeProces
     # Once another process is there; what was followed went on to its end meanwhile.
     status = robot.wait_status(ExecutorState.HOLDING, ExecutionCode.BACKEND_UNAVAILABLE)
     assert "a new one was started" in status.error_msg
-
-    def followed() -> bool:
-        robot.chunks.publish(robot.message(robot.chunk((0.0, 0.1, 0.0))))
-        time.sleep(0.2)
-        return bool(robot.status[-1].state == ExecutorState.FOLLOWING)
-
-    wait_for(followed, "chunks to be followed again")
+    robot.wait_until_it_follows_again((0.0, 0.1, 0.0))
     robot.wait_status(ExecutorState.HOLDING)
     assert_smooth(robot.commands, robot)
 

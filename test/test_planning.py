@@ -19,7 +19,7 @@ from arvrm_ros.errors import ExecutionCode, MotionRefused
 from arvrm_ros.motion.chunk_planner import PlanningProcess
 from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, Plan
 from arvrm_ros.motion.planning import Planner
-from arvrm_ros.motion.plausibility import STARTS_OVER, JointStateCheck
+from arvrm_ros.motion.plausibility import CATCHES_UP, STARTS_OVER, ClockCheck, JointStateCheck
 
 
 class Solver:
@@ -156,3 +156,32 @@ class TestJointStateCheck:
             check.believe(np.array([*home[:3], 17.0, *home[4:]]), 1.02)
         np.testing.assert_array_equal(check.last[0], home + 0.02)
         check.believe(home + 0.5, 3.0, deviation=0.01)  # after a gap, where it was sent meanwhile
+
+
+class TestClockCheck:
+    def test_a_jump_is_believed_once_the_joint_states_have_the_same_time(self) -> None:
+        check = ClockCheck(longest=0.1, max_age=0.15, now=5.0)
+        assert check.problem(5.1, 0.0, None) is None
+        assert "jumped" in str(check.problem(7.0, 0.1, 5.0))
+        assert check.problem(7.0, 0.1, 6.9) is None
+        assert "jumped" in str(check.problem(4.9, 0.2, None)), "back"
+        check.goes_on(7.0)
+        assert check.problem(7.1, 0.2, None) is None
+
+    def test_after_a_stop_it_waits_until_the_queues_are_empty(self) -> None:
+        check = ClockCheck(longest=0.1, max_age=0.15, now=5.0)
+        assert check.tick(0.0) == 0.0
+        assert check.tick(0.01) == pytest.approx(0.01)
+        assert check.problem(5.01, 0.01, None) is None
+        for wall in (1.0, 1.0 + 0.9 * CATCHES_UP):  # the first is asked between two ticks
+            assert "stopped" in str(check.problem(5.02, wall, 5.02))
+            check.tick(wall)
+            assert check.was_stopped == (wall == 1.0)
+        assert check.problem(5.02, 1.0 + 1.1 * CATCHES_UP, 5.02) is None
+
+    def test_a_slow_simulation_is_no_stop(self) -> None:
+        check = ClockCheck(longest=0.1, max_age=0.15, now=5.0)
+        for i in range(20):
+            check.tick(0.2 * i)
+        assert not check.was_stopped
+        assert check.problem(5.01, 0.2 * 20, None) is None

@@ -1,8 +1,13 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which joint states can be true of this arm; the others are left out, as if they had not come."""
+"""What of its inputs a motion can believe: joint states that can be true of this arm, and a clock that goes on evenly.
+
+What cannot be believed is left out, as if it had not come.
+"""
 
 from __future__ import annotations
+
+from collections import deque
 
 import numpy as np
 
@@ -14,6 +19,11 @@ JUMP = 0.1  # rad between two joint states beyond what the velocity limits allow
 LONGEST_GAP = 0.03  # s between two joint states, at most, for which the arm is granted a motion
 OUT_OF_RANGE = 0.1  # rad beyond the position limits
 STARTS_OVER = 5  # joint states in a row whose clock was set back
+
+UNUSUAL = 3  # times the usual time from one tick to the next after which the process was stopped: time may go slowly
+CATCHES_UP = (
+    0.1  # s after that in which what came meanwhile, the time of a simulator as well, is taken out of its queues
+)
 
 
 class JointStateCheck:
@@ -79,3 +89,62 @@ class JointStateCheck:
                     "activate the execution node if the arm was moved"
                 )
         self.last = positions, stamp
+
+
+class ClockCheck:
+    """Whether the clock that commands are stamped with can be believed, judged once per control period (tick).
+
+    A process that was stopped and goes on finds a simulator's time in its queue, which is past: commands stamped with
+    it would reach a controller that is elsewhere by then.
+
+    Args:
+        longest: seconds, of either clock, from one tick to the next that commands sent in advance cover.
+        max_age: seconds of joint states.
+        now: seconds, of the clock that is judged.
+
+    Attributes:
+        was_stopped: before this tick, for longer than commands sent in advance cover.
+    """
+
+    def __init__(self, longest: float, max_age: float, now: float) -> None:
+        self._longest, self._max_age, self._even = longest, max_age, now
+        self._wall: float | None = None
+        self._usual: deque[float] = deque(maxlen=5)
+        self._caught_up = -np.inf
+        self.was_stopped = False
+
+    def tick(self, wall: float) -> float:
+        """Call it at the beginning of each tick, with the monotonic time.
+
+        Returns:
+            Seconds since the last one.
+        """
+        since = 0.0 if self._wall is None else wall - self._wall
+        self.was_stopped = self._is_stop(since)
+        if self.was_stopped:
+            self._caught_up = wall + CATCHES_UP
+        self._wall = wall
+        self._usual.append(since)
+        return since
+
+    def goes_on(self, now: float) -> None:
+        """The clock is believed, and what is asked for now is measured from here."""
+        self._even = now
+
+    def problem(self, now: float, wall: float, measured: float | None) -> str | None:
+        """Why the clock cannot be believed; None when it can.
+
+        Args:
+            now: seconds.
+            wall: monotonic time, seconds; later than the tick if something else is to be done.
+            measured: stamp of the newest joint states, if there are any.
+        """
+        if wall < self._caught_up or (self._wall is not None and self._is_stop(wall - self._wall)):
+            return "may be past, as this process was stopped; nothing is sent until it has caught up"
+        even = 0 <= now - self._even <= self._longest
+        if even or (measured is not None and abs(now - measured) <= self._max_age):
+            return None
+        return "jumped; nothing is sent until the joint states have the same time"
+
+    def _is_stop(self, since: float) -> bool:
+        return since > max(self._longest, UNUSUAL * float(np.median(self._usual or [0.0])))

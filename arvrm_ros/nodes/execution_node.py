@@ -35,7 +35,7 @@ from arvrm_ros.motion.backends import Backend, TrajectoryPoint, make_backend, mo
 from arvrm_ros.motion.chunk_planner import PlanningProcess
 from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, ExecutorState, Plan
 from arvrm_ros.motion.planning import Planner
-from arvrm_ros.motion.plausibility import JointStateCheck
+from arvrm_ros.motion.plausibility import ClockCheck, JointStateCheck
 from arvrm_ros.motion.stream import COMMITTED, FORESEEN, JOIN, REST, CommandStream, StreamedTrajectory
 from arvrm_ros.nodes import conversions, qos
 from arvrm_ros.nodes.goal_moves import GoalMoves, GoalParameters
@@ -158,9 +158,10 @@ class ExecutionNode(ManagedNode):
     def activate(self) -> None:
         self._stream = None  # until the first joint states say where the arm is
         self._joint_states = JointStateCheck(self.contract)
-        self._last_tick, self._last_status = self.now(), -np.inf
+        max_age = self.contract.observation.joint_states.max_age
+        self._clock_check = ClockCheck(self.params.foreseen + self._period, max_age, self.now())
+        self._last_status = -np.inf
         self._rejoins_at = -np.inf
-        self._last_tick_wall: float | None = None
         self._shown: tuple[ExecutorState, ExecutionCode] | None = None
         self._sequence = 0
         self._capture_to_command = 0.0
@@ -303,7 +304,7 @@ class ExecutionNode(ManagedNode):
         self.edges.update("joint states", None)
         self._watch.seen(stamp)
         self._gripper_opening = gripper
-        if self._stream is None and stamp > self._rejoins_at:
+        if self._stream is None and stamp > self._rejoins_at and self._sound(self.now()):
             self._start_from(positions, gripper, stamp)
         if self._to_servo:
             assert self._servo is not None
@@ -341,9 +342,10 @@ class ExecutionNode(ManagedNode):
 
     def _start_from(self, positions: np.ndarray, gripper: float, stamp: float, join: float = JOIN) -> None:
         self._motion.reset(positions, gripper, stamp)
-        self._last_tick = self.now()
+        now = self.now()
+        self._clock_check.goes_on(now)
         self.edges.update("controller", None)
-        self._stream = CommandStream(self._motion, self._last_tick, self.params.foreseen, self.params.rest, join)
+        self._stream = CommandStream(self._motion, now, self.params.foreseen, self.params.rest, join)
 
     # Chunks.
 
@@ -475,6 +477,9 @@ class ExecutionNode(ManagedNode):
         """Sends the way to rest in one piece, and waits as long as it takes, on the wall clock: /clock waits, too."""
         assert self._stream is not None
         now = self.now()
+        if not self._sound(now):
+            time.sleep(self.params.foreseen + self.params.rest)  # it rests by what was sent before
+            return
         self._stream.advance(now)
         self._motion.hold(self._stream.until)
         trajectory = self._stream.trajectory(now, STOP_PERIODS)
@@ -509,14 +514,14 @@ class ExecutionNode(ManagedNode):
     # Commands.
 
     def _tick(self) -> None:
-        now, wall = self.now(), time.monotonic()
-        if self._last_tick_wall is not None:
-            self.stages.add("tick", wall - self._last_tick_wall)
-        self._last_tick_wall = wall
+        now = self.now()
+        self.stages.add("tick", since := self._clock_check.tick(time.monotonic()))
+        if self._clock_check.was_stopped and self._stream is not None:
+            self._lose(f"it may have missed commands, as this process was stopped for {since:.2f} s")
         self._watch.fresh(now)
         if self._stream is not None and self._sound(now):
             self._stream.advance(now)
-            self._last_tick = now
+            self._clock_check.goes_on(now)
             self._follow_planned()
             self._watch_goal(now, self._stream)
             if self._stream.due(now):
@@ -529,16 +534,11 @@ class ExecutionNode(ManagedNode):
             self._publish_status(now)
 
     def _sound(self, now: float) -> bool:
-        """Whether the clock can be believed: it goes on evenly, or the joint states have the same time.
-
-        While it cannot, nothing is sent, and the arm comes to rest by what was sent before.
-        """
-        even = 0 <= now - self._last_tick <= self.params.foreseen + self._period
+        """Whether the clock can be believed; while not, nothing is sent: the arm rests by what was sent before."""
         last = self._joint_states.last
-        sound = even or (last is not None and abs(now - last[1]) <= self.contract.observation.joint_states.max_age)
-        problem = None if sound else "jumped; nothing is sent until the joint states have the same time"
+        problem = self._clock_check.problem(now, time.monotonic(), None if last is None else last[1])
         self.edges.update("clock", problem)
-        return sound
+        return problem is None
 
     def _watch_goal(self, now: float, stream: CommandStream) -> None:
         goal, motion = self._goal, self._motion
