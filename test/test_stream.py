@@ -162,6 +162,22 @@ def test_a_stream_begins_slowly_wherever_the_controller_is_and_ends_when_that_is
     assert [robot.stream.is_lost(elsewhere, now + i * PERIOD) for i in range(3)] == [False, False, True]
 
 
+def test_the_gripper_s_points_are_those_between_which_it_moves_evenly(contract: RobotContract) -> None:
+    robot = Robot(contract, 1)
+    robot.run(jittered(robot.rng, 0.3, 0.0), latency=0.0)
+    counts = []
+    for now in 0.3 + PERIOD * np.arange(60):
+        if robot._tick(now):
+            trajectory = robot.stream.trajectory(now)
+            times, openings = zip(*((after, command.gripper) for after, command in trajectory.points), strict=True)
+            np.testing.assert_allclose(np.interp(times, *zip(*trajectory.gripper, strict=True)), openings, atol=1e-6)
+            assert (times[0], times[-1]) == (trajectory.gripper[0][0], trajectory.gripper[-1][0])
+            assert np.ptp(openings) > 0.0 or len(trajectory.gripper) == 2
+            counts.append((len(trajectory.gripper), len(openings)))
+    few, all_of_them = np.sum(counts, axis=0)
+    assert 2 * len(counts) < few < all_of_them / 2
+
+
 def test_a_preview_is_what_comes_and_changes_nothing(contract: RobotContract) -> None:
     robot = Robot(contract, 1)
     robot.run(jittered(robot.rng, 1.0, 0.0), latency=0.0)

@@ -57,6 +57,9 @@ OFF_TIMES = 3
 SOONEST = 1e-4
 """Seconds after its start for which a trajectory has its first point."""
 
+SAME_SLOPE = 1e-6
+"""Of the gripper's opening, per second."""
+
 
 _Timed = tuple[float, JointCommand]  # seconds, ROS time
 
@@ -72,6 +75,14 @@ class StreamedTrajectory:
 
     start: float
     points: tuple[tuple[float, JointCommand], ...]
+
+    @property
+    def gripper(self) -> list[tuple[float, float]]:
+        """Seconds after ``start`` and openings in [0, 1]: those between which it moves evenly."""
+        openings = [(after, command.gripper) for after, command in self.points]
+        inner = zip(openings, openings[1:], openings[2:], strict=False)
+        kept = [here for before, here, after in inner if abs(_slope(before, here) - _slope(here, after)) > SAME_SLOPE]
+        return [openings[0], *kept, *openings[1:][-1:]]
 
 
 class CommandStream:
@@ -129,6 +140,11 @@ class CommandStream:
         if now < self._begins:
             return self._send_at - self._period / 2 < now < self._joined_by
         return self._changed or now > self._send_at - self._period / 2
+
+    @property
+    def begins(self) -> bool:
+        """Whether nothing but slow trajectories to where it starts from were sent so far."""
+        return not self._sent
 
     def is_lost(self, reference: np.ndarray, stamp: float) -> bool:
         """Whether the controller does not hear, or refuses, what it is sent; the stream must not go on then.
@@ -201,3 +217,7 @@ def _needed(brake: list[_Timed]) -> list[_Timed]:
 
 def _same(one: _Timed, other: _Timed) -> bool:
     return bool(np.abs(one[1].accelerations - other[1].accelerations).max() < 1e-9)
+
+
+def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
+    return (other[1] - one[1]) / (other[0] - one[0])
