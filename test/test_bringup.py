@@ -3,6 +3,7 @@
 """Suites of real processes: they come up, they go down, and nothing is left behind however they end."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ pytest.importorskip("rclpy", reason="nodes need ROS 2")
 import psutil
 from node_process import wait_for
 
-from arvrm_ros import suite
+from arvrm_ros import bringup, suite
 from arvrm_ros.suite import SUITE_UP, SuiteError
 
 QUIET = str(Path(__file__).with_name("quiet_node.py"))
@@ -55,6 +56,13 @@ class Up:
         wait_for(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in self.nodes), "the end")
 
 
+def segments(process: psutil.Process) -> list[Path]:
+    """Files of the shared memory that Fast DDS has in a process: it keeps those open beside which they are locked."""
+    locks = [Path(os.readlink(path)) for path in Path(f"/proc/{process.pid}/fd").iterdir() if path.is_symlink()]
+    found = [lock for lock in locks if re.fullmatch(r"fastdds_[0-9a-f]{16}_el", lock.name)]
+    return found + [lock.with_name(lock.name.removesuffix("_el")) for lock in found]
+
+
 @pytest.fixture
 def up():
     started: list[Up] = []
@@ -77,20 +85,30 @@ def test_ctrl_c_takes_the_suite_down_in_reverse_order_and_leaves_nothing(up):
     running = up("real_robot", *QUIET_NODES)
     running.wait_for_line(SUITE_UP)
     assert len(running.nodes) == 4  # the lifecycle manager and three stand-ins
+    shared_memory = [path for node in running.nodes for path in segments(node)]
+    assert len(shared_memory) >= 4
     running.process.send_signal(signal.SIGINT)
     assert running.end() == 0
     running.assert_nothing_left()
     at_rest = [line.split("]")[0] for line in running.output.splitlines() if line.endswith("at rest")]
     assert at_rest == ["[execution_node", "[retrieval_node", "[camera_node"]
+    assert not [path for path in shared_memory if path.exists()]
 
 
-def test_a_crashed_node_takes_the_suite_down(up):
+def test_a_crashed_node_takes_the_suite_down_and_its_shared_memory_is_removed(up, monkeypatch):
     running = up("real_robot", *QUIET_NODES)
     running.wait_for_line(SUITE_UP)
+    monkeypatch.setattr(bringup, "SEGMENT_BEGINS", 0.0)
+    crashing, going_on = segments(running.node("execution_node")), segments(running.node("camera_node"))
+    bringup.remove_dead_segments()
+    assert all(path.exists() for path in crashing + going_on)
     running.node("execution_node").kill()
     assert running.end() == 1
     assert "execution_node was killed by SIGKILL; the suite was stopped" in running.output
     running.assert_nothing_left()
+    assert all(path.exists() for path in crashing)
+    bringup.remove_dead_segments()
+    assert not [path for path in crashing if path.exists()]
 
 
 def test_a_killed_supervisor_leaves_nothing(up):
