@@ -117,6 +117,7 @@ class ExecutionNode(ManagedNode):
         self._goal: _Request | None = None
         self._planning: PlanningProcess | None = None
         self._planner: Planner[_Request] | None = None
+        self._peers = PeerWatch(self, self._on_peer_lost)
         # In every state: an emergency stop that comes before the node is up has to be there when it is.
         self._stop_latched = False
         self.create_subscription(Empty, "/emergency_stop", lambda _: self._emergency_stop(), qos.RELIABLE)
@@ -152,7 +153,7 @@ class ExecutionNode(ManagedNode):
             self.create_subscription(messages.ActionChunk, "/action_chunk", self._on_chunk, qos.RELIABLE),
             self.create_subscription(JointState, "/simulation/arm_placed", self._on_placed, qos.RELIABLE),
         ]
-        self._peers = PeerWatch(self, [name for name in self.params.watched_nodes if name], self._on_peer_lost)
+        self._peers.watch([name for name in self.params.watched_nodes if name])
         self._actions = serve_goals(self, ExecuteChunk, "/execute_chunk", self._on_goal, ReentrantCallbackGroup())
 
     def activate(self) -> None:
@@ -196,7 +197,6 @@ class ExecutionNode(ManagedNode):
             return
         self._actions.destroy()
         self._actions = None
-        self._peers.close()
         for subscription in self._subscriptions_made:
             self.destroy_subscription(subscription)
         for publisher in (self._arm, self._gripper, self._status):
@@ -517,7 +517,10 @@ class ExecutionNode(ManagedNode):
         now = self.now()
         self.stages.add("tick", since := self._clock_check.tick(time.monotonic()))
         if self._clock_check.was_stopped and self._stream is not None:
-            self._lose(f"it may have missed commands, as this process was stopped for {since:.2f} s")
+            if self._stream.begins:  # as after a simulator's reset, in which time stands still
+                self._stream, self._rejoins_at = None, now
+            else:
+                self._lose(f"it may have missed commands, as this process was stopped for {since:.2f} s")
         self._watch.fresh(now)
         if self._stream is not None and self._sound(now):
             self._stream.advance(now)
@@ -573,7 +576,9 @@ class ExecutionNode(ManagedNode):
         elif not self._rests(trajectory.start):  # at rest, Servo may fall silent: the controller holds the arm
             assert self._servo is not None
             self._servo.send(points[0][1], trajectory.start)
-        finger = [self._backend.gripper_point(gripper.position(command.gripper), after) for after, command in points]
+        finger = [
+            self._backend.gripper_point(gripper.position(opening), after) for after, opening in trajectory.gripper
+        ]
         self._gripper.publish(_trajectory((gripper.joint,), trajectory.start, finger))
 
     # MoveIt Servo.

@@ -31,6 +31,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
 from std_msgs.msg import Empty
 
 from arvrm_ros.contract import RobotContract, load_contract
@@ -140,6 +141,11 @@ class ManagedNode(LifecycleNode):
         """Leaves the node at rest and finalized, from whatever state it is in; harmless when repeated."""
         if self._state_machine.current_state[1] in ("unconfigured", "inactive", "active"):
             self.trigger_shutdown()
+
+    def destroy_node(self) -> None:
+        """Frees all that the node has; rclpy leaves the state machine, and with it the node's shared memory, behind."""
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
 
     # What rclpy calls. The order matters: entities of the base class become usable before the hook that may use them.
 
@@ -291,40 +297,39 @@ class PeerWatch:
     By the liveliness of their ``~/active`` publishers, which the middleware keeps up without them; heartbeats, which
     need a node's own thread, take seconds.
 
+    Its subscriptions stay until the node ends: rclpy's events executor fails, or crashes, when one with an event
+    callback is destroyed while an event waits for it (ros2/rclpy issue 1644), as when a whole suite goes down.
+
     Args:
         node: that watches.
-        names: of the nodes to watch; each one counts from when it is first seen active.
         on_loss: called with the name of one that is lost.
     """
 
-    def __init__(self, node: Node, names: list[str], on_loss: Callable[[str], None]) -> None:
+    def __init__(self, node: Node, on_loss: Callable[[str], None]) -> None:
         self._node = node
         self._on_loss = on_loss
+        self._names: list[str] = []
         self._alive: dict[str, bool] = {}
-        self._subscriptions = [
-            node.create_subscription(
-                Empty,
-                f"/{name}/active",
-                lambda _: None,
-                qos.ACTIVE,
-                event_callbacks=SubscriptionEventCallbacks(liveliness=partial(self._on_change, name)),
+        self._subscriptions: dict[str, Subscription] = {}
+
+    def watch(self, names: list[str]) -> None:
+        """Watches these nodes, and no others; each one counts from when it is first seen active."""
+        self._names = names
+        self._alive = {name: True for name, alive in self._alive.items() if alive}
+        for name in set(names) - self._subscriptions.keys():
+            callbacks = SubscriptionEventCallbacks(liveliness=partial(self._on_change, name))
+            self._subscriptions[name] = self._node.create_subscription(
+                Empty, f"/{name}/active", lambda _: None, qos.ACTIVE, event_callbacks=callbacks
             )
-            for name in names
-        ]
 
     def lost(self) -> list[str]:
         """Names of those that were active and are not any more."""
-        return [name for name, alive in self._alive.items() if not alive]
-
-    def close(self) -> None:
-        """Ends the watch."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+        return [name for name in self._names if not self._alive.get(name, True)]
 
     def _on_change(self, name: str, change: QoSLivelinessChangedInfo) -> None:
         alive = change.alive_count > 0
         was, self._alive[name] = self._alive.get(name, False), alive
-        if was and not alive:
+        if was and not alive and name in self._names:
             self._on_loss(name)
 
 
