@@ -142,7 +142,7 @@ class CommandStream:
         return self._changed or now > self._send_at - self._period / 2
 
     @property
-    def begins(self) -> bool:
+    def is_beginning(self) -> bool:
         """Whether nothing but slow trajectories to where it starts from were sent so far."""
         return not self._sent
 

@@ -517,7 +517,7 @@ class ExecutionNode(ManagedNode):
         now = self.now()
         self.stages.add("tick", since := self._clock_check.tick(time.monotonic()))
         if self._clock_check.was_stopped and self._stream is not None:
-            if self._stream.begins:  # as after a simulator's reset, in which time stands still
+            if self._stream.is_beginning:  # as after a simulator's reset, in which time stands still
                 self._stream, self._rejoins_at = None, now
             else:
                 self._lose(f"it may have missed commands, as this process was stopped for {since:.2f} s")
