@@ -77,6 +77,16 @@ class ProcessWatch:
         self._thread = threading.Thread(target=self._watch, name="memory", daemon=True)
         self._thread.start()
 
+    def resident_mb(self) -> dict[str, float]:
+        """Resident memory now, per node with its children, in MB; 0 for one that has ended."""
+        resident = dict.fromkeys(self._pids, 0.0)
+        for node, root in self._roots.items():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in [root, *root.children(recursive=True)]:
+                    self._known.add(process)
+                    resident[node] += process.memory_info().rss / 1e6
+        return resident
+
     def stop(self) -> list[ProcessUse]:
         """Ends the sampling; the largest resident memory per node."""
         self._done.set()
@@ -98,13 +108,7 @@ class ProcessWatch:
             self._sample()
 
     def _sample(self) -> None:
-        together = 0.0
-        for node, root in self._roots.items():
-            mb = 0.0
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for process in [root, *root.children(recursive=True)]:
-                    self._known.add(process)
-                    mb += process.memory_info().rss / 1e6
+        resident = self.resident_mb()
+        for node, mb in resident.items():
             self._largest[node] = max(self._largest[node], mb)
-            together += mb
-        self.peak_mb = max(self.peak_mb, together)
+        self.peak_mb = max(self.peak_mb, sum(resident.values()))
