@@ -106,7 +106,6 @@ def test_a_crashed_node_takes_the_suite_down_and_its_shared_memory_is_removed(up
     assert running.end() == 1
     assert "execution_node was killed by SIGKILL; the suite was stopped" in running.output
     running.assert_nothing_left()
-    assert all(path.exists() for path in crashing)
     bringup.remove_dead_segments()
     assert not [path for path in crashing if path.exists()]
 

@@ -57,6 +57,10 @@ class TestJudge:
         offsets = 0.3 * np.minimum(np.arange(100), 40) * faults.TICK
         assert judged(contract, offsets).rest_since(0.2) == pytest.approx(0.4, abs=0.02)
         assert judged(contract, offsets[:42]).rest_since(0.2) is None
+        swinging = judged(contract, offsets)
+        swinging.measured(0.7, np.array(contract.home), np.full(7, 0.1))
+        assert swinging.rest_since(0.2) == pytest.approx(0.7)
+        assert swinging.rest_since(0.2, measured=False) == pytest.approx(0.4, abs=0.02)
 
     def test_refuses_trajectories_that_a_controller_would_refuse(self, contract: RobotContract) -> None:
         judge = judged(contract, np.zeros(10))

@@ -103,6 +103,7 @@ class Outcome:
         recovered: whether the arm followed an instruction again afterwards.
         note: what else is worth knowing.
         injected: False where the suite did not get as far.
+        commanded_rest_after: as ``rested_after``, of the commands alone, which the joints follow with a lag.
     """
 
     number: int
@@ -114,6 +115,7 @@ class Outcome:
     recovered: bool = False
     note: str = ""
     injected: bool = True
+    commanded_rest_after: float | None = None
 
 
 # Effects.
@@ -464,10 +466,13 @@ class Judge:
         with self._lock:
             return float(np.abs(self._commanded[-1][2]).max()) if self._commanded else 0.0
 
-    def rest_since(self, begin: float) -> float | None:
-        """Simulated time from which on the arm has rested until now, commanded and measured; None when it moves."""
+    def rest_since(self, begin: float, measured: bool = True) -> float | None:
+        """Simulated time from which on the arm has rested until now, commanded and measured; None when it moves.
+
+        Without ``measured``, as it is commanded alone.
+        """
         with self._lock:
-            series = [s for s in (*self._commanded, *self._measured) if s[0] >= begin]
+            series = [s for s in (*self._commanded, *(self._measured if measured else ())) if s[0] >= begin]
         moving = [stamp for stamp, _, velocities in series if np.abs(velocities).max() > AT_REST]
         last = max(moving, default=begin)
         return last if self.now > last + 5 * TICK else None

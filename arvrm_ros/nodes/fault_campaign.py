@@ -213,8 +213,9 @@ class Campaign:
             if fault.ends_suite:
                 self._wait(lambda: not self._running(), 20.0)
             if fault.rest is not None:
-                last = self.judge.rest_since(begin)
+                last, commanded = (self.judge.rest_since(begin, measured) for measured in (True, False))
                 outcome.rested_after = None if last is None else round(last - begin, 3)
+                outcome.commanded_rest_after = None if commanded is None else round(commanded - begin, 3)
                 outcome.at_rest = last is not None and last - begin <= fault.rest
         finally:
             undo()
