@@ -205,8 +205,8 @@ def run_suite(suite: str, values: Values) -> int:
 def remove_dead_segments(folder: Path = Path("/dev/shm")) -> None:
     """Removes the shared memory that Fast DDS processes left when they were killed, 18 MB each: nobody else does.
 
-    A living process holds a lock on the file beside its segment; one that has just begun may not have it yet. Ports stay:
-    they are small, and the living may share them.
+    A living process holds a lock on the file beside its segment; one that has just begun may not have it yet. Ports
+    stay: they are small, and the living may share them.
     """
     for lock in folder.glob(f"fastdds_{'[0-9a-f]' * 16}_el"):
         with contextlib.suppress(OSError), lock.open() as file:
