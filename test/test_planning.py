@@ -176,12 +176,15 @@ class TestClockCheck:
         for wall in (1.0, 1.0 + 0.9 * CATCHES_UP):  # the first is asked between two ticks
             assert "stopped" in str(check.problem(5.02, wall, 5.02))
             check.tick(wall)
-            assert check.was_stopped == (wall == 1.0)
         assert check.problem(5.02, 1.0 + 1.1 * CATCHES_UP, 5.02) is None
+        assert check.stopped_for(6.1) == pytest.approx(0.99)
+        assert check.stopped_for(6.1) == 0.0, "it is told once"
+        check.goes_on(6.1)
+        check.tick(3.0)
+        assert check.stopped_for(6.11) == 0.0, "time stood still as well"
 
     def test_a_slow_simulation_is_no_stop(self) -> None:
         check = ClockCheck(longest=0.1, max_age=0.15, now=5.0)
         for i in range(20):
             check.tick(0.2 * i)
-        assert not check.was_stopped
         assert check.problem(5.01, 0.2 * 20, None) is None

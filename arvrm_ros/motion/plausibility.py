@@ -101,9 +101,6 @@ class ClockCheck:
         longest: seconds, of either clock, from one tick to the next that commands sent in advance cover.
         max_age: seconds of joint states.
         now: seconds, of the clock that is judged.
-
-    Attributes:
-        was_stopped: before this tick, for longer than commands sent in advance cover.
     """
 
     def __init__(self, longest: float, max_age: float, now: float) -> None:
@@ -111,7 +108,7 @@ class ClockCheck:
         self._wall: float | None = None
         self._usual: deque[float] = deque(maxlen=5)
         self._caught_up = -np.inf
-        self.was_stopped = False
+        self._stopped = 0.0
 
     def tick(self, wall: float) -> float:
         """Call it at the beginning of each tick, with the monotonic time.
@@ -120,9 +117,8 @@ class ClockCheck:
             Seconds since the last one.
         """
         since = 0.0 if self._wall is None else wall - self._wall
-        self.was_stopped = self._is_stop(since)
-        if self.was_stopped:
-            self._caught_up = wall + CATCHES_UP
+        if self._is_stop(since):
+            self._caught_up, self._stopped = wall + CATCHES_UP, since
         self._wall = wall
         self._usual.append(since)
         return since
@@ -145,6 +141,14 @@ class ClockCheck:
         if even or (measured is not None and abs(now - measured) <= self._max_age):
             return None
         return "jumped; nothing is sent until the joint states have the same time"
+
+    def stopped_for(self, now: float) -> float:
+        """Seconds that this process was stopped, told once, when its clock is believed again.
+
+        0 where time stood still as well, as in a simulator's reset: no command was missing then.
+        """
+        stopped, self._stopped = self._stopped, 0.0
+        return stopped if now - self._even > self._longest + CATCHES_UP else 0.0
 
     def _is_stop(self, since: float) -> bool:
         return since > max(self._longest, UNUSUAL * float(np.median(self._usual or [0.0])))

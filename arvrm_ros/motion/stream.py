@@ -141,11 +141,6 @@ class CommandStream:
             return self._send_at - self._period / 2 < now < self._joined_by
         return self._changed or now > self._send_at - self._period / 2
 
-    @property
-    def is_beginning(self) -> bool:
-        """Whether nothing but slow trajectories to where it starts from were sent so far."""
-        return not self._sent
-
     def is_lost(self, reference: np.ndarray, stamp: float) -> bool:
         """Whether the controller does not hear, or refuses, what it is sent; the stream must not go on then.
 

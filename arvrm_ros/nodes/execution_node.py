@@ -515,14 +515,13 @@ class ExecutionNode(ManagedNode):
 
     def _tick(self) -> None:
         now = self.now()
-        self.stages.add("tick", since := self._clock_check.tick(time.monotonic()))
-        if self._clock_check.was_stopped and self._stream is not None:
-            if self._stream.is_beginning:  # as after a simulator's reset, in which time stands still
-                self._stream, self._rejoins_at = None, now
-            else:
-                self._lose(f"it may have missed commands, as this process was stopped for {since:.2f} s")
+        self.stages.add("tick", self._clock_check.tick(time.monotonic()))
         self._watch.fresh(now)
-        if self._stream is not None and self._sound(now):
+        sound = self._stream is not None and self._sound(now)
+        stopped = self._clock_check.stopped_for(now) if sound else 0.0
+        if stopped and not (self._motion.at_rest and now >= self._motion.ends_at):
+            self._lose(f"it may have missed commands, as this process was stopped for {stopped:.2f} s")
+        if sound and self._stream is not None:
             self._stream.advance(now)
             self._clock_check.goes_on(now)
             self._follow_planned()
@@ -531,7 +530,8 @@ class ExecutionNode(ManagedNode):
                 self._send(now)
             if self._to_servo:
                 self._watch_servo(now)
-        self._goal_moves.tick(now)
+        if sound or self._stream is None:  # nothing begins by a clock that is not believed
+            self._goal_moves.tick(now)
         shown = (self._motion.state, self._motion.error[0])
         if shown != self._shown or not 0 <= now - self._last_status < STATUS_PERIOD - self._period / 2:
             self._publish_status(now)

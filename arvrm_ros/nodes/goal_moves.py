@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future as ThreadFuture
@@ -59,6 +60,9 @@ ARRIVED = 0.05
 
 ARRIVES_WITHIN = 1.0
 """Seconds after the end of its commands in which the arm has to arrive."""
+
+TAKES_UP = 0.05
+"""Seconds left to the node's own thread after a plan was made, to take the joint states that waited meanwhile."""
 
 TRIES = 3
 """Ways that MoveIt is asked for until the safety layer lets one pass: they are random, and know no workspace."""
@@ -244,6 +248,7 @@ class GoalMoves:
                 except MotionRefused as refusal:
                     if not left or refusal.code is ExecutionCode.BACKEND_UNAVAILABLE:
                         raise
+            time.sleep(TAKES_UP)
             return _Planned(self._node.motion.plan_move(times, motion, self._node.decided_until()), times, motion)
 
     def _begin(self, move: _Move, planned: ThreadFuture[_Planned]) -> None:
