@@ -202,13 +202,13 @@ def run_suite(suite: str, values: Values) -> int:
     return int(bool(ended))
 
 
-def remove_dead_segments(folder: Path = Path("/dev/shm")) -> None:
+def remove_dead_segments() -> None:
     """Removes the shared memory that Fast DDS processes left when they were killed, 18 MB each: nobody else does.
 
     A living process holds a lock on the file beside its segment; one that has just begun may not have it yet. Ports
     stay: they are small, and the living may share them.
     """
-    for lock in folder.glob(f"fastdds_{'[0-9a-f]' * 16}_el"):
+    for lock in Path("/dev/shm").glob(f"fastdds_{'[0-9a-f]' * 16}_el"):
         with contextlib.suppress(OSError), lock.open() as file:
             if time.time() - lock.stat().st_mtime < SEGMENT_BEGINS:
                 continue

@@ -12,8 +12,8 @@ import contextlib
 import gc
 import os
 import sys
-import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 CONTROL = 50
 """Of SCHED_FIFO, as ros2_control's controller manager."""
@@ -28,18 +28,29 @@ GIL_SWITCH = 0.0005
 """s; with Python's default a busy thread would delay a more urgent one by 5 ms."""
 
 
-def run_in_real_time(priority: int = CONTROL) -> bool:
-    """Has the kernel prefer the calling thread, and those it will start.
+def run_in_real_time(priority: int = CONTROL, thread: int = 0) -> bool:
+    """Has the kernel prefer a thread, the calling one if 0, and those it will start.
 
     Returns:
         False where that is not permitted: it then competes as any other.
     """
     sys.setswitchinterval(GIL_SWITCH)
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+        os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(priority))
     except OSError:
         return False
     return True
+
+
+def prefer_threads(name: str, priority: int = CONTROL) -> None:
+    """Has the kernel prefer the threads of this process whose names begin like this, where it permits that.
+
+    They should do little, and be no threads of Python's.
+    """
+    for comm in Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):
+            if comm.read_text().startswith(name):
+                os.sched_setscheduler(int(comm.parent.name), os.SCHED_FIFO, os.sched_param(priority))
 
 
 def in_real_time() -> bool:
@@ -51,21 +62,17 @@ def in_real_time() -> bool:
 def out_of_real_time() -> Iterator[None]:
     """Processes begun within have no priority: what they import would keep all others waiting for seconds.
 
-    The calling thread has none meanwhile, either; it and the threads begun within have its priority afterwards.
+    The calling thread has none meanwhile, either.
     """
     if not in_real_time():
         yield
         return
     priority = os.sched_getparam(0)
-    before = {thread.native_id for thread in threading.enumerate()} - {threading.get_native_id()}
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     try:
         yield
     finally:
-        for thread in threading.enumerate():
-            if thread.native_id is not None and thread.native_id not in before:
-                with contextlib.suppress(ProcessLookupError):  # it has ended
-                    os.sched_setscheduler(thread.native_id, os.SCHED_FIFO, priority)
+        os.sched_setscheduler(0, os.SCHED_FIFO, priority)
 
 
 def keep_what_is_there() -> None:

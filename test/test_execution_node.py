@@ -31,9 +31,10 @@ from arvrm_ros.action import ExecuteChunk
 from arvrm_ros.contract import load_contract
 from arvrm_ros.data.types import ActionChunk
 from arvrm_ros.errors import ExecutionCode
-from arvrm_ros.motion.chunk_planner import planning_process
+from arvrm_ros.motion import chunk_planner
 from arvrm_ros.motion.executor import ExecutorState
 from arvrm_ros.motion.kinematics import Kinematics
+from arvrm_ros.motion.planning_process import planning_process
 from arvrm_ros.motion.stream import SEND_EVERY
 from arvrm_ros.msg import ActionChunk as ActionChunkMessage
 from arvrm_ros.msg import ExecutionStatus
@@ -364,12 +365,26 @@ def test_emergency_stop_latches_until_it_is_reset(graph: Graph, robot: Robot, no
 def test_a_planning_process_that_dies_is_replaced(robot: Robot, node: NodeProcess) -> None:
     robot.chunks.publish(robot.message(robot.chunk((0.0, -0.1, 0.0))))
     robot.wait_status(ExecutorState.FOLLOWING)
-    planning_process(node.process.pid).kill()
+    planning_process(node.process.pid, chunk_planner.PROCESS).kill()
     robot.chunks.publish(robot.message(robot.chunk((0.0, -0.1, 0.0))))
     # Once another process is there; what was followed went on to its end meanwhile.
     status = robot.wait_status(ExecutorState.HOLDING, ExecutionCode.BACKEND_UNAVAILABLE)
     assert "a new one was started" in status.error_msg
     robot.wait_until_it_follows_again((0.0, 0.1, 0.0))
+    robot.wait_status(ExecutorState.HOLDING)
+    assert_smooth(robot.commands, robot)
+
+
+def test_chunks_that_come_while_the_stream_begins_wait_for_it(robot: Robot, node: NodeProcess) -> None:
+    assert node.transition(DEACTIVATE)
+    wait_for(robot.rests, "the arm to rest")
+    assert_smooth(robot.commands, robot)
+    robot.commands.clear()
+    seen = len(robot.status)
+    assert node.transition(ACTIVATE)
+    robot.wait_until_it_follows_again((0.0, -0.05, 0.0))
+    assert {status.error_code for status in robot.status[seen:]} == {ExecutionCode.NONE}
+    assert max(len(command.points) for command in robot.commands) > 1
     robot.wait_status(ExecutorState.HOLDING)
     assert_smooth(robot.commands, robot)
 

@@ -4,11 +4,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Event
 
 import numpy as np
+import psutil
 import pytest
 from node_process import wait_for
 from test_motion import line
@@ -16,9 +23,10 @@ from test_motion import line
 from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.messages import MessageError
 from arvrm_ros.errors import ExecutionCode, MotionRefused
-from arvrm_ros.motion.chunk_planner import PlanningProcess
+from arvrm_ros.motion.chunk_planner import ChunkPlanner
 from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, Plan
 from arvrm_ros.motion.planning import Planner
+from arvrm_ros.motion.planning_process import PlanningProcess, planning_process
 from arvrm_ros.motion.plausibility import CATCHES_UP, STARTS_OVER, ClockCheck, JointStateCheck
 
 
@@ -106,11 +114,22 @@ class TestPlanner:
         planner.close()
 
 
+@pytest.fixture
+def sleeper() -> Iterator[PlanningProcess[Event]]:
+    """An event, to be waited for, instead of a planner."""
+    process = PlanningProcess("sleeps", Event, patience=2.0)
+    yield process
+    process.close()
+    with pytest.raises(StopIteration):
+        planning_process(os.getpid(), "sleeps")
+
+
 class TestPlanningProcess:
-    def test_it_plans_as_here_and_is_replaced_when_it_dies(self, contract: RobotContract) -> None:
-        process = PlanningProcess(contract, ExecutorSettings())
+    def test_it_plans_as_here(self, contract: RobotContract) -> None:
+        process = PlanningProcess("plans", partial(ChunkPlanner, contract, ExecutorSettings()), patience=20.0)
         try:
-            here, there = ChunkExecutor(contract), ChunkExecutor(contract, solver=process)
+            here = ChunkExecutor(contract)
+            there = ChunkExecutor(contract, solve=partial(process.call, ChunkPlanner.solve))
             for executor in (here, there):
                 executor.reset(np.array(contract.home), 1.0, 0.0)
             chunk = line(contract, (0.0, 0.1, 0.0))
@@ -120,15 +139,84 @@ class TestPlanningProcess:
             with pytest.raises(MotionRefused, match=r"outside the workspace|limits\.workspace") as refused:
                 there.plan(line(contract, (0.0, 0.0, -0.9)), 0.0)
             assert refused.value.code is ExecutionCode.OUT_OF_WORKSPACE
-            (planning,) = multiprocessing.active_children()
-            planning.kill()
-            with pytest.raises(MotionRefused, match="a new one was started") as died:
-                wait_for(lambda: there.plan(chunk, 0.0) and False, "the death to be noticed", 20.0)
-            assert died.value.code is ExecutionCode.BACKEND_UNAVAILABLE
-            assert len(there.plan(chunk, 0.0).path.times) == len(one.path.times)
         finally:
             process.close()
-        assert not multiprocessing.active_children()
+
+    def test_one_that_dies_is_replaced(self, sleeper: PlanningProcess[Event]) -> None:
+        sleeper.wait()
+        planning_process(os.getpid(), "sleeps").kill()
+        with pytest.raises(MotionRefused, match=r"that sleeps died \(status -9\); a new one was started") as died:
+            sleeper.call(Event.is_set)
+        assert died.value.code is ExecutionCode.BACKEND_UNAVAILABLE
+        assert not sleeper.call(Event.is_set)
+
+    def test_one_that_died_meanwhile_can_be_renewed(self, sleeper: PlanningProcess[Event]) -> None:
+        sleeper.wait()
+        process = planning_process(os.getpid(), "sleeps")
+        process.kill()
+        wait_for(lambda: process.status() == psutil.STATUS_ZOMBIE, "its death")
+        sleeper.renew()
+        assert not sleeper.call(Event.is_set)
+        process = planning_process(os.getpid(), "sleeps")
+        sleeper.renew()
+        assert process.is_running()
+
+    def test_one_that_hangs_is_replaced(self, sleeper: PlanningProcess[Event]) -> None:
+        sleeper.wait()
+        process = planning_process(os.getpid(), "sleeps")
+        process.suspend()
+        with pytest.raises(MotionRefused, match="did not answer within 2 s; a new one was started") as hung:
+            sleeper.call(Event.is_set)
+        assert hung.value.code is ExecutionCode.BACKEND_UNAVAILABLE
+        assert not process.is_running()
+        assert not sleeper.call(Event.is_set)
+
+    def test_closing_waits_for_no_plan_and_begins_no_new_process(self, sleeper: PlanningProcess[Event]) -> None:
+        sleeper.wait()
+        with ThreadPoolExecutor() as threads:
+            lost = threads.submit(sleeper.call, Event.wait, 1000.0)
+            sleeper.close()
+            with pytest.raises(MotionRefused, match="the process that sleeps died; it was ended"):
+                lost.result()
+        with pytest.raises(MotionRefused, match="it was ended"):
+            sleeper.call(Event.is_set)
+
+    def test_it_can_be_told_something_meanwhile(self, sleeper: PlanningProcess[Event]) -> None:
+        sleeper.wait()
+        with ThreadPoolExecutor() as threads:
+            waits = threads.submit(sleeper.call, Event.wait, 1000.0)
+            time.sleep(0.2)
+            sleeper.tell(Event.set)
+            assert waits.result()
+
+    def test_what_goes_wrong_there_is_said_here(self) -> None:
+        process = PlanningProcess("counts", partial(int, "three"), patience=2.0)
+        try:
+            for _ in range(2):
+                with pytest.raises(MotionRefused, match="that counts: ValueError: invalid literal") as wrong:
+                    process.call(int.bit_length)
+                assert wrong.value.code is ExecutionCode.BACKEND_UNAVAILABLE
+        finally:
+            process.close()
+
+    def test_it_ends_with_its_parent(self) -> None:
+        parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+        assert parent.stdout is not None
+        process = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        parent.communicate()
+        wait_for(lambda: not process.is_running(), "its end")
+
+
+PARENT = """
+import os, threading, time
+from arvrm_ros.motion.planning_process import PlanningProcess, planning_process
+
+process = PlanningProcess("sleeps", threading.Event, patience=1000.0)
+process.wait()
+print(planning_process(os.getpid(), "sleeps").pid, flush=True)
+process.call(threading.Event.wait, 1000.0)
+"""
 
 
 class TestJointStateCheck:
@@ -187,4 +275,7 @@ class TestClockCheck:
         check = ClockCheck(longest=0.1, max_age=0.15, now=5.0)
         for i in range(20):
             check.tick(0.2 * i)
+            if i == 10:
+                check.stopped_for(9.0)  # until it is known to be slow
+        assert check.stopped_for(9.0) == 0.0
         assert check.problem(5.01, 0.2 * 20, None) is None

@@ -283,6 +283,17 @@ def test_a_first_plan_that_is_adopted_early_is_not_followed_late(contract: Robot
     np.testing.assert_allclose(commands[49].positions, plan.path.at(1.5)[0, :-1], rtol=0, atol=1e-9)
 
 
+def test_joint_states_have_to_be_new_when_a_plan_is_asked_for_not_when_it_begins(contract: RobotContract) -> None:
+    executor, chunk = ChunkExecutor(contract), line(contract, (0, 0.05, 0), stamp=1.0, start=1.0)
+    executor.reset(np.array(contract.home), 1.0, 0.0)
+    executor.measured(np.array(contract.home), 1.0, 1.0)
+    later = 1.0 + 2 * contract.observation.joint_states.max_age
+    executor.plan(chunk, later, asked=1.02)
+    with pytest.raises(MotionRefused, match="old") as caught:
+        executor.plan(chunk, later + 0.1, asked=later)
+    assert caught.value.code is ExecutionCode.STALE_JOINT_STATES
+
+
 @pytest.mark.parametrize("speed", [0.3, 0.5])
 def test_a_stretched_elbow_is_left_slowly(contract: RobotContract, speed: float) -> None:
     """The joints are far slower than the hand is asked to be; a policy that asks on is not refused for ever."""

@@ -2,47 +2,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a chunk of end-effector targets to a joint path that leaves the present motion, keeps all limits, hits nothing.
 
-A pure function of its inputs, which takes some milliseconds of work in libraries that hold Python's lock: in a process
-of its own (:class:`PlanningProcess`) it delays no command.
+A pure function of its inputs, which takes some milliseconds: in a process of its own
+(:mod:`arvrm_ros.motion.planning_process`) it delays no command.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
-from multiprocessing.util import Finalize
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 
-from arvrm_ros import real_time
 from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.types import ActionChunk
 from arvrm_ros.errors import ExecutionCode, MotionRefused
 from arvrm_ros.motion import chunks, safety
 from arvrm_ros.motion.chunks import ChunkMotion, JointPath
 from arvrm_ros.motion.kinematics import Kinematics
-from arvrm_ros.workers import process_pool
 
 if TYPE_CHECKING:
     from arvrm_ros.motion.executor import ExecutorSettings
 
+PROCESS = "plans chunks"  # the name of the one that does, beside a node
 ATTEMPTS = 10  # at a way to a chunk before it is refused for that
 LONGER = 1.25  # times, at least, that the way takes longer from one attempt to the next
 SLOWER = 1.15  # times that the chunk is slower from one attempt to the next, once half of them have failed
-
-
-class ChunkSolver(Protocol):
-    """What :class:`ChunkPlanner` does, here or elsewhere."""
-
-    def solve(self, chunk: ActionChunk, start: float, base: JointPath) -> tuple[JointPath, str]:
-        """See :meth:`ChunkPlanner.solve`."""
-        ...
 
 
 class ChunkPlanner:
@@ -96,59 +79,3 @@ class ChunkPlanner:
             if attempt >= ATTEMPTS // 2:  # to catch up takes more speed than the steps have, however long it takes
                 motion = motion.stretched(SLOWER)
         raise refused
-
-
-class PlanningProcess:
-    """A :class:`ChunkPlanner`, of the same arguments, in a process of its own; one that dies is replaced."""
-
-    def __init__(self, contract: RobotContract, settings: ExecutorSettings) -> None:
-        self._prepare = partial(_prepare, contract, settings, real_time.in_real_time())
-        self._pool = self._begin()
-
-    def _begin(self) -> ProcessPoolExecutor:
-        """A process that is ready."""
-        pool = process_pool(1, self._prepare)
-        with real_time.out_of_real_time(), contextlib.suppress(BrokenProcessPool):  # the next chunk will find out
-            pool.submit(_ready).result()
-        return pool
-
-    def solve(self, chunk: ActionChunk, start: float, base: JointPath) -> tuple[JointPath, str]:
-        """As :meth:`ChunkPlanner.solve`, and BACKEND_UNAVAILABLE when the process has died."""
-        try:
-            return self._pool.submit(_solve, chunk, start, base).result()
-        except BrokenProcessPool:
-            self._pool.shutdown(wait=False)
-            self._pool = self._begin()
-            message = "the process that plans chunks died; a new one was started"
-            raise MotionRefused(ExecutionCode.BACKEND_UNAVAILABLE, message) from None
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._pool.shutdown(cancel_futures=True)
-
-
-def planning_process(parent: int) -> psutil.Process:
-    """That of the process with this id; StopIteration while there is none."""
-    return next(c for c in psutil.Process(parent).children() if any("spawn_main" in word for word in c.cmdline()))
-
-
-_planner: ChunkPlanner  # of a planning process
-
-
-def _prepare(contract: RobotContract, settings: ExecutorSettings, in_real_time: bool) -> None:
-    global _planner
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; this one ends with its parent
-    # At once: nanobind's libraries complain about what Python has not taken apart by then.
-    Finalize(None, os._exit, (0,), exitpriority=0)
-    _planner = ChunkPlanner(contract, settings)
-    real_time.keep_what_is_there()
-    if in_real_time:
-        real_time.run_in_real_time(real_time.PLANNING)
-
-
-def _ready() -> None:
-    """Something to ask of a process, to know that it is up."""
-
-
-def _solve(chunk: ActionChunk, start: float, base: JointPath) -> tuple[JointPath, str]:
-    return _planner.solve(chunk, start, base)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
@@ -22,7 +22,7 @@ from arvrm_ros.data.types import ActionChunk
 from arvrm_ros.errors import ExecutionCode, MotionRefused
 from arvrm_ros.motion import chunks, safety
 from arvrm_ros.motion.braking import Brake
-from arvrm_ros.motion.chunk_planner import ChunkPlanner, ChunkSolver
+from arvrm_ros.motion.chunk_planner import ChunkPlanner
 from arvrm_ros.motion.chunks import JointPath
 from arvrm_ros.motion.kinematics import Kinematics
 
@@ -35,6 +35,9 @@ ON_PATH = 0.005  # rad within which an arm that was left alone counts as on its 
 LONGEST_DELAY = 0.5  # s
 RESTS_AT = 1e-6  # rad within which a goal move begins where the arm rests
 REMEMBERED = 64  # commands, to compare a measurement with what was commanded for its time
+
+
+Solve = Callable[[ActionChunk, float, JointPath], tuple[JointPath, str]]
 
 
 class ExecutorState(IntEnum):
@@ -114,7 +117,7 @@ class ChunkExecutor:
     Args:
         contract: of the robot.
         settings: None for the defaults.
-        solver: solves the chunks; None solves them here.
+        solve: :meth:`ChunkPlanner.solve`, elsewhere; None solves chunks here.
 
     All times are seconds of one clock, the one that stamps the chunks. Call :meth:`reset` first, then :meth:`step` at
     a fixed rate and :meth:`measured` with every joint state.
@@ -124,12 +127,12 @@ class ChunkExecutor:
     """
 
     def __init__(
-        self, contract: RobotContract, settings: ExecutorSettings | None = None, solver: ChunkSolver | None = None
+        self, contract: RobotContract, settings: ExecutorSettings | None = None, solve: Solve | None = None
     ) -> None:
         self.contract = contract
         self.settings = settings or ExecutorSettings()
         self.kinematics = Kinematics(contract)
-        self._solver = solver or ChunkPlanner(contract, self.settings)
+        self._solve = solve or ChunkPlanner(contract, self.settings).solve
         self._check = safety.PathCheck(contract, self.settings.period)
         self._brake = Brake(contract, self.settings.period)
         self._commands: deque[tuple[float, np.ndarray]] = deque(maxlen=REMEMBERED)
@@ -201,7 +204,7 @@ class ChunkExecutor:
         self._follow_clock(now)
         self.adopt(self.plan(chunk, now))
 
-    def plan(self, chunk: ActionChunk, now: float) -> Plan:
+    def plan(self, chunk: ActionChunk, now: float, asked: float | None = None) -> Plan:
         """Checks and solves a chunk; steps that are past are dropped, the present motion leads over to the rest.
 
         A target far from the present motion (within ``max_first_step``) is approached over a longer time, not faster.
@@ -211,16 +214,17 @@ class ChunkExecutor:
         Args:
             chunk: what to follow.
             now: seconds, when the present motion is left; later than the commands given so far.
+            asked: seconds, by when joint states have to be new, if that is earlier.
 
         Raises:
             MotionRefused: as :meth:`accept`.
         """
         base, start = self._path, max(now, self._committed)
         try:
-            self._check_ready(start)
+            self._check_ready(start if asked is None else asked)
             safety.check_values(chunk)
             safety.check_age(chunk, start, self._newest_stamp)
-            path, clamped = self._solver.solve(chunk, start, base)
+            path, clamped = self._solve(chunk, start, base)
         except MotionRefused as refusal:
             if self.state is not ExecutorState.STOPPED:
                 self.error = (refusal.code, str(refusal))
@@ -232,19 +236,20 @@ class ChunkExecutor:
         """Its own, because goal moves are planned in another thread than that of :meth:`step`."""
         return safety.PathCheck(self.contract, self.settings.period)
 
-    def plan_move(self, times: np.ndarray, motion: np.ndarray, now: float) -> Plan:
+    def plan_move(self, times: np.ndarray, motion: np.ndarray, now: float, asked: float | None = None) -> Plan:
         """Checks a joint motion from rest to rest; the gripper stays as it is. May run in any thread, as :meth:`plan`.
 
         Args:
             times: (T,) seconds from 0.
             motion: (3, T, n) positions, velocities and accelerations.
             now: seconds at which it begins; :meth:`adopt` takes it delayed, too.
+            asked: as of :meth:`plan`.
 
         Raises:
             MotionRefused: it breaks a limit, or does not begin where the arm rests.
         """
         base = self._path
-        self._check_ready(now)
+        self._check_ready(now if asked is None else asked)
         resting = base.at(now)
         if np.abs(resting[1]).max() > 0 or np.abs(motion[0, 0] - resting[0, :-1]).max() > RESTS_AT:
             raise MotionRefused(ExecutionCode.PREEMPTED, "the arm moves, or is not where the goal move begins")
@@ -255,14 +260,17 @@ class ChunkExecutor:
         return Plan(None, JointPath.through(now + times, knots), now, base, "")
 
     def warm_up(self) -> None:
-        """Plans once, from home, so that the first chunk does not wait for what is loaded late."""
+        """Plans a chunk and a move at home, so that the first ones do not wait for what is loaded late."""
         home = np.array(self.contract.home)
         position, quaternion = self.kinematics.forward(home)
         self.reset(home, 1.0, 0.0)
         steps = np.ones((2, 1))
         stay = ActionChunk(0.0, self.contract.action.step_period, steps * position, steps * quaternion, np.ones(2))
+        rest = np.zeros((3, 2, len(home)))
+        rest[0] = home
         with contextlib.suppress(MotionRefused):  # a home outside the workspace is found out by whoever moves
             self.plan(stay, 0.0)
+            self.plan_move(np.array([0.0, 1.0]), rest, 0.0)
 
     def adopt(self, plan: Plan) -> None:
         """Follows a plan; up to its start that is the motion that is followed already.
@@ -470,11 +478,11 @@ class ChunkExecutor:
         knots[:, :, :-1], knots[0, :, -1] = way, self._gripper
         self._path = JointPath.through(self._committed + self.settings.period * np.arange(knots.shape[1]), knots)
 
-    def _check_ready(self, start: float) -> None:
-        """Whether a motion may begin then at all."""
+    def _check_ready(self, now: float) -> None:
+        """Whether any motion may be planned."""
         if self.state is ExecutorState.STOPPED:
             raise MotionRefused(ExecutionCode.EMERGENCY_STOP, self.error[1])
-        safety.check_joint_states(self._measured_at, start, self.contract)
+        safety.check_joint_states(self._measured_at, now, self.contract)
         limit = self.contract.watchdogs.tracking_error
         if self._braking or self.tracking_error > limit:
             raise MotionRefused(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 from ruckig import InputParameter, Result, Ruckig, Trajectory
@@ -36,25 +35,6 @@ SPACING = 0.04  # rad between two configurations at which OMPL looks at a way
 SMOOTHINGS = 5  # rounds of B-spline smoothing of OMPL's corners
 KNOTS = (6, 10, 16, 26, 42)  # of the spline through OMPL's way: few are fast, many keep closer to it
 MARGINS = (0.03, 0.01)  # m beyond the clearance to keep-out boxes that a planner keeps if it can: curves cut corners
-
-
-class WayPlanner(Protocol):
-    """Finds ways: :class:`GoalPlanner` here, MoveIt's elsewhere."""
-
-    def way(self, start: np.ndarray, goal: np.ndarray, margin: float) -> np.ndarray:
-        """Configurations (T, n) rad from ``start`` to ``goal``, both included.
-
-        Args:
-            start: (n,) rad.
-            goal: (n,) rad.
-            margin: metres to keep beyond the contract's clearance to keep-out boxes.
-
-        Raises:
-            MotionRefused: OUT_OF_WORKSPACE, an end is not free; NO_PATH, no way was found; BACKEND_UNAVAILABLE.
-        """
-
-    def close(self) -> None:
-        """Frees what it holds; harmless when repeated."""
 
 
 class GoalPlanner:
@@ -124,7 +104,18 @@ class GoalPlanner:
         return 0.0
 
     def way(self, start: np.ndarray, goal: np.ndarray, margin: float) -> np.ndarray:
-        """See :class:`WayPlanner`. Straight where that is free; else it takes OMPL, and up to some seconds."""
+        """Configurations (T, n) rad from ``start`` to ``goal``, both included.
+
+        Straight where that is free; else it takes OMPL, and up to some seconds.
+
+        Args:
+            start: (n,) rad.
+            goal: (n,) rad.
+            margin: metres to keep beyond the contract's clearance to keep-out boxes.
+
+        Raises:
+            MotionRefused: OUT_OF_WORKSPACE, an end is not free; NO_PATH, no way was found; BACKEND_UNAVAILABLE.
+        """
         self.check(goal)
         straight = np.stack([start, goal])
         try:
@@ -132,9 +123,6 @@ class GoalPlanner:
         except MotionRefused as refusal:
             return self._around(start, goal, margin, str(refusal))
         return straight
-
-    def close(self) -> None:
-        """See :class:`WayPlanner`; there is nothing to free."""
 
     def timed(self, way: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A motion along a way (T, n) rad, from rest to rest, that the safety layer lets pass.

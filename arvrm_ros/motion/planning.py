@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from arvrm_ros import real_time
 from arvrm_ros.errors import MotionRefused
 from arvrm_ros.motion.executor import Plan
 
@@ -85,7 +84,6 @@ class Planner(Generic[T]):
         self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
-        real_time.give_way(real_time.PLANNING)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or (self._waiting is not None and self._planned is None))

@@ -98,6 +98,7 @@ class CommandStream:
     Attributes:
         until: seconds up to which commands are decided. What is asked of the executor takes effect from here on, so
             call :meth:`advance` before.
+        begins: seconds from which on the motion is sent; before, the controller is brought to its start.
     """
 
     def __init__(
@@ -112,10 +113,10 @@ class CommandStream:
         self._foreseen_until = now
         self._motion: object = None
         self._changed_until = self._send_at = now
-        self._begins, self._joined_by = now + join, now + join / 2
+        self.begins, self._joined_by = now + join, now + join / 2
         self._start = executor.present
         self._off = 0
-        self.until = self._begins + (COMMITTED - 1) * self._period
+        self.until = self.begins + (COMMITTED - 1) * self._period
 
     def advance(self, now: float) -> None:
         """Decides the commands that have come due.
@@ -137,7 +138,7 @@ class CommandStream:
 
     def due(self, now: float) -> bool:
         """Whether to send: the motion is another one than what was sent, or that would run out."""
-        if now < self._begins:
+        if now < self.begins:
             return self._send_at - self._period / 2 < now < self._joined_by
         return self._changed or now > self._send_at - self._period / 2
 
@@ -148,7 +149,7 @@ class CommandStream:
             reference: (n,) rad that the controller asks of the joints.
             stamp: seconds, when it did.
         """
-        off = stamp > self._begins and self._executor.deviation(reference, stamp) > OFF
+        off = stamp > self.begins and self._executor.deviation(reference, stamp) > OFF
         self._off = self._off + 1 if off else 0
         return self._off >= OFF_TIMES
 
@@ -163,9 +164,9 @@ class CommandStream:
             now: ROS time, seconds.
             foreseen: control periods, if not those of the stream; after them the arm brakes straight on.
         """
-        if now < self._begins:
+        if now < self.begins:
             self._send_at = now + SEND_JOIN_EVERY * self._period
-            return StreamedTrajectory(now, ((self._begins - now, self._start),))
+            return StreamedTrajectory(now, ((self.begins - now, self._start),))
         while self._decided and self._decided[0][0] < now + SOONEST:
             self._decided.popleft()
         preview = self._executor.preview(self.until, foreseen or self._foreseen)

@@ -5,7 +5,7 @@
 The control timer runs on the ROS clock, so that in simulation the arm moves at the simulation's speed; a simulator that
 publishes /clock at the control rate or faster ticks it once per period. What is sent reaches a little into the future
 and ends at rest (:mod:`arvrm_ros.motion.stream`), so that neither a late tick nor the death of this process is a jerk.
-Chunks are solved in a process of their own, so that they do not delay the commands.
+Chunks and goal moves are planned in processes of their own, so that they do not delay the commands.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from arvrm_ros import msg as messages
+from arvrm_ros import real_time
 from arvrm_ros.action import ExecuteChunk
 from arvrm_ros.data.messages import MessageError
 from arvrm_ros.errors import ExecutionCode, MotionRefused
-from arvrm_ros.motion import safety
+from arvrm_ros.motion import chunk_planner, safety
 from arvrm_ros.motion.backends import Backend, TrajectoryPoint, make_backend, moveit
-from arvrm_ros.motion.chunk_planner import PlanningProcess
+from arvrm_ros.motion.chunk_planner import ChunkPlanner
 from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, ExecutorState, Plan
 from arvrm_ros.motion.planning import Planner
+from arvrm_ros.motion.planning_process import PlanningProcess
 from arvrm_ros.motion.plausibility import ClockCheck, JointStateCheck
 from arvrm_ros.motion.stream import COMMITTED, FORESEEN, JOIN, REST, CommandStream, StreamedTrajectory
 from arvrm_ros.nodes import conversions, qos
@@ -47,8 +49,10 @@ if TYPE_CHECKING:
     from arvrm_ros.nodes.servo_stream import ServoStream  # needs MoveIt's messages
 
 STATUS_PERIOD = 0.1  # s
+PATIENCE = 5.0  # s for a chunk, of which planning it takes some milliseconds
 TAKEN_UP = 2  # control periods from a plan, at most, until it is taken up
 REJOIN = 0.005  # rad between command and measurement, at rest, from which MoveIt Servo's joints are taken over
+PLACED_JOIN = 0.7  # s; as motion.stream.JOIN, once a simulator has placed the arm, which hears nothing for 0.3 s then
 STOP_PERIODS = 40  # control periods in which every motion ends; the last message before a shut-down holds them
 
 
@@ -115,7 +119,8 @@ class ExecutionNode(ManagedNode):
         self._moves: GoalMoves | None = None
         self._servo: ServoStream | None = None
         self._goal: _Request | None = None
-        self._planning: PlanningProcess | None = None
+        self._early: _Request | None = None  # the newest chunk, while the stream begins
+        self._planning: PlanningProcess[ChunkPlanner] | None = None
         self._planner: Planner[_Request] | None = None
         self._peers = PeerWatch(self, self._on_peer_lost)
         # In every state: an emergency stop that comes before the node is up has to be there when it is.
@@ -130,8 +135,12 @@ class ExecutionNode(ManagedNode):
         settings = ExecutorSettings(
             self._period, self.params.blend, self.params.newest_weight, lead=COMMITTED * self._period
         )
-        self._planning = PlanningProcess(self.contract, settings)
-        self._chunk_executor = ChunkExecutor(self.contract, settings, self._planning)
+        make = partial(ChunkPlanner, self.contract, settings)
+        self._planning = planning = PlanningProcess(chunk_planner.PROCESS, make, PATIENCE, real_time.PLANNING)
+        planning.wait()
+        self._chunk_executor = ChunkExecutor(
+            self.contract, settings, lambda *chunk: planning.call(ChunkPlanner.solve, *chunk)
+        )
         if self._stop_latched:
             self._chunk_executor.emergency_stop()
         self._chunk_executor.warm_up()
@@ -338,7 +347,7 @@ class ExecutionNode(ManagedNode):
         self._end_all(ExecutionCode.PREEMPTED, "the simulator was reset")
         self._joint_states.last = positions, stamp
         if not self.handed_over:
-            self._start_from(positions, gripper, stamp)
+            self._start_from(positions, gripper, stamp, PLACED_JOIN)
 
     def _start_from(self, positions: np.ndarray, gripper: float, stamp: float, join: float = JOIN) -> None:
         self._motion.reset(positions, gripper, stamp)
@@ -365,7 +374,7 @@ class ExecutionNode(ManagedNode):
             request.finish(ExecutionCode.NOT_ACTIVE, "the execution node is not active")
 
     def _submit(self, request: _Request) -> None:
-        """Hands a chunk to the planning thread; one that still waits there is out of date."""
+        """Hands a chunk to the planning thread, once the stream has begun; one that still waits is out of date."""
         try:
             if self._goal_moves.active:
                 safety.check_values(conversions.message_to_chunk(request.chunk))
@@ -375,7 +384,11 @@ class ExecutionNode(ManagedNode):
         except MotionRefused as refusal:
             self._refuse(request, refusal)
             return
-        if self._planner is not None and (outdated := self._planner.submit(request)):
+        if self._stream is not None and self.now() < self._stream.begins:
+            outdated, self._early = self._early, request
+        else:
+            outdated = self._planner.submit(request) if self._planner is not None else None
+        if outdated is not None:
             outdated.finish(ExecutionCode.PREEMPTED, "a newer chunk took over")
 
     def _check_ready(self, chunk: messages.ActionChunk) -> None:
@@ -400,7 +413,7 @@ class ExecutionNode(ManagedNode):
         if stream is None:
             raise self._not_ready()
         start = max(stream.until + seconds + TAKEN_UP * self._period, request.not_before)
-        return self._motion.plan(conversions.message_to_chunk(request.chunk), start)
+        return self._motion.plan(conversions.message_to_chunk(request.chunk), start, self.now())
 
     def _follow_planned(self) -> None:
         """Follows what has been planned; up to where it begins, that is what moves already."""
@@ -437,8 +450,10 @@ class ExecutionNode(ManagedNode):
 
     def _drop_waiting(self, code: ExecutionCode, message: str) -> None:
         """Forgets chunks that are not followed yet."""
-        for request in self._planner.drop() if self._planner is not None else ():
-            request.finish(code, message)
+        early, self._early = self._early, None
+        for request in (early, *(self._planner.drop() if self._planner is not None else ())):
+            if request is not None:
+                request.finish(code, message)
 
     def _finish(self, code: ExecutionCode, message: str) -> None:
         """Ends the chunk that is followed, if there is one."""
@@ -468,10 +483,10 @@ class ExecutionNode(ManagedNode):
         if not self.is_active:
             return
         message = f"{name} is dead or not active any more"
-        self.get_logger().warning(f"{message}: the arm comes to rest")
         self.hold(ExecutionCode.NOT_ACTIVE, message)
         if self._motion.state is not ExecutorState.STOPPED:
             self._motion.error = (ExecutionCode.NOT_ACTIVE, message)
+        self.get_logger().warning(f"{message}: the arm comes to rest")
 
     def _come_to_rest(self) -> None:
         """Sends the way to rest in one piece, and waits as long as it takes, on the wall clock: /clock waits, too."""
@@ -488,13 +503,12 @@ class ExecutionNode(ManagedNode):
         time.sleep(max(moving, default=0.0))
 
     def _emergency_stop(self) -> None:
-        if not self._stop_latched:
+        latched, self._stop_latched = self._stop_latched, True
+        if self._chunk_executor is not None:
+            self._change(self._motion.emergency_stop)
+            self._end_all(*self._motion.error)
+        if not latched:
             self.get_logger().warning("emergency stop; call /execution/reset before the arm moves again")
-        self._stop_latched = True
-        if self._chunk_executor is None:
-            return
-        self._change(self._motion.emergency_stop)
-        self._end_all(*self._motion.error)
 
     def _on_emergency_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._emergency_stop()
@@ -524,6 +538,9 @@ class ExecutionNode(ManagedNode):
         if sound and self._stream is not None:
             self._stream.advance(now)
             self._clock_check.goes_on(now)
+            if self._early is not None and now >= self._stream.begins:
+                early, self._early = self._early, None
+                self._submit(early)
             self._follow_planned()
             self._watch_goal(now, self._stream)
             if self._stream.due(now):
@@ -575,7 +592,8 @@ class ExecutionNode(ManagedNode):
             self._arm.publish(_trajectory(self.contract.joints, trajectory.start, arm))
         elif not self._rests(trajectory.start):  # at rest, Servo may fall silent: the controller holds the arm
             assert self._servo is not None
-            self._servo.send(points[0][1], trajectory.start)
+            follows = self._motion.state is ExecutorState.FOLLOWING
+            self._servo.send(points[0][1], trajectory.start, to_the_pose=follows)
         finger = [
             self._backend.gripper_point(gripper.position(opening), after) for after, opening in trajectory.gripper
         ]

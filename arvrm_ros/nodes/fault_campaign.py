@@ -36,7 +36,8 @@ from arvrm_ros.contract import RobotContract, load_contract
 from arvrm_ros.errors import ArvrmError, ExecutionCode
 from arvrm_ros.evaluation.demo import plan
 from arvrm_ros.evaluation.faults import PLANNING, TICK, Effect, Fault, Judge, Outcome, Traffic
-from arvrm_ros.motion.chunk_planner import planning_process
+from arvrm_ros.motion import chunk_planner
+from arvrm_ros.motion.planning_process import planning_process
 from arvrm_ros.nodes import qos
 from arvrm_ros.nodes.commander import Commander, CommanderError, Following
 from arvrm_ros.nodes.conversions import to_seconds, to_time
@@ -315,7 +316,7 @@ class Campaign:
     def _pid(self, name: str) -> int:
         assert self._supervisor is not None
         if name == PLANNING:
-            return planning_process(self._supervisor.pids["execution_node"]).pid
+            return planning_process(self._supervisor.pids["execution_node"], chunk_planner.PROCESS).pid
         return self._supervisor.pids[name]
 
     def _do_kill(self, fault: Fault) -> Callable[[], None]:

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Goal moves of the execution node, from the goal to the arm at rest there: the action ``/move_to``.
 
-A move goes through three phases on the node's control timer: the arm comes to rest; a thread finds a way and has it
-checked; the arm moves, by the node's own stream of commands or handed over to whoever executes whole motions. Wherever
-the way comes from, its timing and its check are those of every motion here.
+A move goes through three phases on the node's control timer: the arm comes to rest; a thread has a way found, in
+another process, and checked; the arm moves, by the node's own stream of commands or handed over to whoever executes
+whole motions. Wherever the way comes from, its timing and its check are those of every motion here.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from __future__ import annotations
 import importlib.util
 import os
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future as ThreadFuture
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 
-from arvrm_ros import real_time
 from arvrm_ros.action import MoveTo
 from arvrm_ros.errors import ExecutionCode, MotionRefused
 from arvrm_ros.motion.backends import BACKENDS, moveit
 from arvrm_ros.motion.executor import ExecutorState, Plan
-from arvrm_ros.motion.goals import GoalPlanner, WayPlanner
+from arvrm_ros.motion.goals import GoalPlanner
+from arvrm_ros.motion.planning_process import PlanningProcess
 from arvrm_ros.nodes.parameters import ParameterError, Parameters, parameter
 from arvrm_ros.nodes.serving import give_result, serve_goals
 
@@ -61,8 +61,8 @@ ARRIVED = 0.05
 ARRIVES_WITHIN = 1.0
 """Seconds after the end of its commands in which the arm has to arrive."""
 
-TAKES_UP = 0.05
-"""Seconds left to the node's own thread after a plan was made, to take the joint states that waited meanwhile."""
+PATIENCE = 60.0
+"""Seconds for a step of planning, on the busiest of machines, until its process is begun anew."""
 
 TRIES = 3
 """Ways that MoveIt is asked for until the safety layer lets one pass: they are random, and know no workspace."""
@@ -83,8 +83,11 @@ class Follower(Protocol):
         """Leaves the graph; harmless when repeated."""
 
 
-class MoveIt(WayPlanner, Follower, Protocol):
+class MoveIt(Follower, Protocol):
     """Plans, and executes."""
+
+    def way(self, start: np.ndarray, goal: np.ndarray, margin: float) -> np.ndarray:
+        """See :meth:`arvrm_ros.motion.goals.GoalPlanner.way`."""
 
 
 @dataclass
@@ -118,9 +121,11 @@ class GoalMoves:
 
     def __init__(self, node: ExecutionNode, params: GoalParameters) -> None:
         self._node = node
-        self._goals = GoalPlanner(node.contract, 1.0 / params.rate)
         self._goals_lock = threading.Lock()  # a plan that nobody waits for any more may still be made
-        self._planner, self._follower = _ways_and_means(node, self._goals, params)
+        self._moveit = _moveit(node, params) if params.backend == "moveit" else None
+        self._follower = _follower(node, self._moveit, params)
+        make = partial(GoalPlanner, node.contract, 1.0 / params.rate)
+        self._goals = PlanningProcess("plans moves", make, PATIENCE)
         self._move: _Move | None = None
         self._next: _Move | None = None
         self._executed: ThreadFuture[None] | None = None  # while another executes
@@ -134,9 +139,10 @@ class GoalMoves:
     def close(self) -> None:
         """Stops serving."""
         self._server.destroy()
-        self._planner.close()
-        if self._follower is not None:
-            self._follower.close()
+        self._goals.close()
+        for other in (self._moveit, self._follower):
+            if other is not None:
+                other.close()
 
     def end(self, code: ExecutionCode, message: str) -> None:
         """Ends the moves in progress, if there are any: the arm does, or will do, something else."""
@@ -232,24 +238,30 @@ class GoalMoves:
     def _plan(self, request: MoveTo.Goal, start: np.ndarray) -> _Planned:
         """In a thread of its own: MoveIt takes seconds, OMPL may."""
         with self._goals_lock:
-            goals = self._goals
+            self._goals.renew()
+            plan = self._goals.call
             if request.target == MoveTo.Goal.POSE:
                 at, turn = request.pose.pose.position, request.pose.pose.orientation
-                goal = goals.joints(np.array([at.x, at.y, at.z]), np.array([turn.x, turn.y, turn.z, turn.w]), start)
+                position, quaternion = np.array([at.x, at.y, at.z]), np.array([turn.x, turn.y, turn.z, turn.w])
+                goal = plan(GoalPlanner.joints, position, quaternion, start)
             else:
                 home = request.target == MoveTo.Goal.HOME
                 goal = np.array(self._node.contract.home if home else request.joints, float)
-                goals.check(goal)
-            margin = goals.margin(start, goal)
-            for left in reversed(range(1 if self._planner is goals else TRIES)):
+                plan(GoalPlanner.check, goal)
+            margin = plan(GoalPlanner.margin, start, goal)
+            for left in reversed(range(1 if self._moveit is None else TRIES)):
                 try:
-                    times, motion = goals.timed(self._planner.way(start, goal, margin))
+                    if self._moveit is None:
+                        way = plan(GoalPlanner.way, start, goal, margin)
+                    else:
+                        way = self._moveit.way(start, goal, margin)
+                    times, motion = plan(GoalPlanner.timed, way)
                     break
                 except MotionRefused as refusal:
                     if not left or refusal.code is ExecutionCode.BACKEND_UNAVAILABLE:
                         raise
-            time.sleep(TAKES_UP)
-            return _Planned(self._node.motion.plan_move(times, motion, self._node.decided_until()), times, motion)
+            plan_move, start_at = self._node.motion.plan_move, self._node.decided_until()
+            return _Planned(plan_move(times, motion, start_at, self._node.now()), times, motion)
 
     def _begin(self, move: _Move, planned: ThreadFuture[_Planned]) -> None:
         try:
@@ -310,16 +322,12 @@ class GoalMoves:
         self._give_result(move, code, message)
 
 
-def _ways_and_means(
-    node: ExecutionNode, goals: GoalPlanner, params: GoalParameters
-) -> tuple[WayPlanner, Follower | None]:
-    """Who plans, and who executes."""
-    handed_over = params.goal_execution == "controller"
-    if params.backend == "moveit":
-        planner = _moveit(node, params)
-        return planner, planner if handed_over else None
-    if not handed_over:
-        return goals, None
+def _follower(node: ExecutionNode, planner: MoveIt | None, params: GoalParameters) -> Follower | None:
+    """Who executes in the node's stead; None where the node does."""
+    if params.goal_execution == "stream":
+        return None
+    if planner is not None:
+        return planner
     if params.backend == "embedded":
         raise ParameterError("goal_execution 'controller' needs the backend 'controller' or 'moveit'")
     if importlib.util.find_spec("control_msgs") is None:
@@ -330,7 +338,7 @@ def _ways_and_means(
         )
     from arvrm_ros.nodes.trajectory_client import TrajectoryClient
 
-    return goals, TrajectoryClient(node, goals.contract, params.patience)
+    return TrajectoryClient(node, node.contract, params.patience)
 
 
 def _moveit(node: ExecutionNode, params: GoalParameters) -> MoveIt:
@@ -353,7 +361,6 @@ def _in_thread(function: Callable[[], T]) -> ThreadFuture[T]:
     future: ThreadFuture[T] = ThreadFuture()
 
     def run() -> None:
-        real_time.give_way(real_time.PLANNING)
         try:
             future.set_result(function())
         except MotionRefused as refusal:

@@ -39,13 +39,16 @@ from arvrm_ros.errors import ArvrmError
 from arvrm_ros.nodes import qos
 from arvrm_ros.nodes.parameters import Parameters, declare, read
 from arvrm_ros.nodes.stages import StageTimes
-from arvrm_ros.real_time import keep_what_is_there, run_in_real_time
+from arvrm_ros.real_time import keep_what_is_there, prefer_threads, run_in_real_time
 
 HEARTBEAT_PERIOD = 1.0
 """Wall-clock seconds between two diagnostics of a node."""
 
 SHUTDOWN_LIMIT = 8.0
 """Wall-clock seconds after a signal in which a node comes to rest; one that hangs is ended then."""
+
+ASSERT_LIVELINESS = "dds.ev"
+"""Fast DDS's threads that say that a node is alive: who only has to wait for the processor must not count as dead."""
 
 END_LIMIT = SHUTDOWN_LIMIT + 2.0
 """Wall-clock seconds after a signal in which the process ends, whatever hangs."""
@@ -156,6 +159,8 @@ class ManagedNode(LifecycleNode):
             self.configure()
 
         if self._run("configure", run):
+            # rclpy takes 0.1 s for the first line of a process, which must not be that of an emergency stop.
+            self.get_logger().info(f"configured for {self.params.robot}")
             return super().on_configure(state)
         self._run("cleanup", self.cleanup, keep_problem=True)
         return TransitionCallbackReturn.FAILURE
@@ -288,6 +293,7 @@ class StreamWatch:
 
 def announce_active(node: Node) -> Publisher:
     """Says on ``~/active`` that a node is at work, until the publisher is destroyed or its process is gone."""
+    prefer_threads(ASSERT_LIVELINESS)
     return node.create_publisher(Empty, f"/{node.get_name()}/active", qos.ACTIVE)
 
 

@@ -84,7 +84,7 @@ class MoveGroupClient:
             raise
 
     def way(self, start: np.ndarray, goal: np.ndarray, margin: float) -> np.ndarray:
-        """See :class:`arvrm_ros.motion.goals.WayPlanner`."""
+        """See :meth:`arvrm_ros.motion.goals.GoalPlanner.way`."""
         self._put_boxes(margin)
         self._check_free(goal)
         request = MotionPlanRequest(

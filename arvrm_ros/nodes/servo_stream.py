@@ -91,8 +91,15 @@ class ServoStream:
             code, text = _HALTS[status.code]
             raise MotionRefused(code, f"MoveIt Servo {text}: {status.message}")
 
-    def send(self, command: JointCommand, now: float) -> None:
-        """Passes a command on, for now (seconds, ROS time)."""
+    def send(self, command: JointCommand, now: float, to_the_pose: bool = True) -> None:
+        """Passes a command on, for now (seconds, ROS time).
+
+        Args:
+            command: of the executor.
+            now: seconds, ROS time.
+            to_the_pose: twists also take back what the end effector is off its commanded pose; not when the arm is to
+                rest soon, as that takes its time.
+        """
         self._ask(now)
         if now - self._sent_at > PATIENCE:
             self._sending_since = now
@@ -103,7 +110,7 @@ class ServoStream:
             self._commands.publish(PoseStamped(header=header, pose=conversions.pose(position, quaternion)))
             return
         twist = self._kinematics.jacobian(command.positions) @ command.velocities
-        if self._measured is not None:
+        if to_the_pose and self._measured is not None:
             there, turned = self._kinematics.forward(self._measured)
             twist[:3] += GAIN * (position - there)
             twist[3:] += GAIN * (Rotation.from_quat(quaternion) * Rotation.from_quat(turned).inv()).as_rotvec()

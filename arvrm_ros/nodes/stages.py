@@ -8,8 +8,6 @@ import threading
 import time
 from collections import deque
 
-import numpy as np
-
 WINDOW = 10.0
 """Seconds that the figures are about."""
 
@@ -38,7 +36,9 @@ class StageTimes:
         figures = {}
         for name, seconds in recent.items():
             if seconds:
-                p50, p95 = np.percentile(seconds, [50, 95]) * 1e3
-                figures[f"{name}_p50_ms"], figures[f"{name}_p95_ms"] = round(float(p50), 2), round(float(p95), 2)
+                seconds.sort()  # and no interpolation: the control thread does this, and NumPy takes a millisecond
+                for percent in (50, 95):
+                    rank = -(-(len(seconds) - 1) * percent // 100)  # the higher one, where it falls between two
+                    figures[f"{name}_p{percent}_ms"] = round(1e3 * seconds[rank], 2)
                 figures[f"{name}_hz"] = round(len(seconds) / max(time.monotonic() - max(since, first[name]), 1.0), 1)
         return figures
