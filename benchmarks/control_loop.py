@@ -9,7 +9,8 @@ holds the commands of every period from then on, 100 a second: jitter is what th
 that between their stamps, the simulated clock's own unevenness included. How long an accepted chunk takes to its first
 command, and how long it takes to be planned, is what the execution node's diagnostics say: the p95 of the last seconds,
 of which the worst counts; the median is given beside it.
-The load average tells what else the machine does: run it on a quiet one, or with `nice -n -5`.
+A bare timer with the commands' priority and rate runs beside the suite: its jitter is the machine's own. The load
+average tells what else the machine does: run it on a quiet one, or with `nice -n -5`.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from arvrm_ros.bringup import Supervisor
 from arvrm_ros.contract import load_contract
 from arvrm_ros.evaluation.demo import plan
 from arvrm_ros.real_time import give_way, run_in_real_time
+from arvrm_ros.workers import process_pool
 
 JITTER_LIMIT, ACCEPTED_LIMIT = 5.0, 10.0  # ms
 SETTLE = 5.0  # s of following that are left out
+SENT_EVERY = 0.02  # s between two trajectories
 P95 = ("accepted_to_command_p95_ms", "plan_p95_ms")  # of the execution node's diagnostics
 
 
@@ -44,40 +47,58 @@ class Listener:
     """
 
     def __init__(self) -> None:
-        import rclpy
         from diagnostic_msgs.msg import DiagnosticArray
+        from rclpy.context import Context
         from rclpy.executors import SingleThreadedExecutor
+        from rclpy.node import Node
         from rclpy.qos import QoSProfile
         from trajectory_msgs.msg import JointTrajectory
 
         from arvrm_ros.nodes import qos
         from arvrm_ros.nodes.conversions import to_seconds
 
-        rclpy.init()
         self.arrivals: list[tuple[float, float]] = []
         self.diagnostics: dict[str, dict[str, str]] = {}
-        node = rclpy.create_node("control_loop_listener")
         topic = load_contract("tabletop").action.arm_topic
 
         def on_trajectory(message: JointTrajectory, info: dict[str, int]) -> None:
             self.arrivals.append((1e-9 * info["received_timestamp"], to_seconds(message.header.stamp)))
 
-        # Deep, so that none is lost while this process is kept waiting.
-        commands = QoSProfile(depth=1000, reliability=qos.COMMANDS.reliability)
-        node.create_subscription(JointTrajectory, topic, on_trajectory, commands)
-        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.RELIABLE)
-        self._executor = SingleThreadedExecutor()  # rclpy's events executor knows no arrival times
-        self._executor.add_node(node)
-        give_way(0)  # the middleware's threads stamp what arrives; those that are started from here on only take it
-        threading.Thread(target=self._spin, daemon=True).start()
+        # Two participants: who sends to one waits for whoever else is sending to it.
+        for name in ("trajectories", "diagnostics"):
+            context = Context()
+            context.init()
+            node = Node(f"control_loop_{name}", context=context)
+            if name == "trajectories":  # deep, so that none is lost while this process is kept waiting
+                commands = QoSProfile(depth=1000, reliability=qos.COMMANDS.reliability)
+                node.create_subscription(JointTrajectory, topic, on_trajectory, commands)
+            else:
+                node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.RELIABLE)
+            give_way(0)  # the middleware's threads stamp what arrives; those that are started from here on only take it
+            executor = SingleThreadedExecutor(context=context)  # rclpy's events executor knows no arrival times
+            executor.add_node(node)
+            threading.Thread(target=self._spin, args=(executor,), daemon=True).start()
 
-    def _spin(self) -> None:
+    def _spin(self, executor: Any) -> None:
         while True:
-            self._executor.spin_once(timeout_sec=0.2)
+            executor.spin_once(timeout_sec=0.2)
 
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:
             self.diagnostics[status.name] = {item.key: item.value for item in status.values}
+
+
+def bare_timer(seconds: float) -> list[float]:
+    """Jitter in seconds of a timer that does nothing, at the commands' priority and rate."""
+    run_in_real_time()
+    due = end = time.monotonic()
+    end += seconds
+    late = []
+    while due < end:
+        due += SENT_EVERY
+        time.sleep(max(0.0, due - time.monotonic()))
+        late.append(time.monotonic() - due)
+    return np.abs(np.diff(late)).tolist()
 
 
 def follow(seconds: float, listener: Listener) -> tuple[float, dict[str, list[float]]]:
@@ -119,11 +140,13 @@ def main() -> int:
     real_time = run_in_real_time()  # a late listener would look like a late trajectory
     listener = Listener()
     load = [os.getloadavg()[0]]
-    with tempfile.TemporaryDirectory() as logs:
+    with tempfile.TemporaryDirectory() as logs, process_pool(1) as pool:
+        pool.submit(os.getpid).result()  # it has started before the suite does
         supervisor = Supervisor("simulation", suite.resolve("simulation", {}), None, Path(logs))
         with supervisor:
             supervisor.wait_until_up()
             nodes = len(supervisor.pids)
+            timer = pool.submit(bare_timer, SETTLE + args.seconds)
             begin, seen = follow(args.seconds, listener)
     load.append(os.getloadavg()[0])
     arrivals = np.array([pair for pair in listener.arrivals if begin <= pair[0] <= begin + args.seconds])
@@ -137,6 +160,7 @@ def main() -> int:
         "jitter_p95_ms": round(float(p95), 2),
         "jitter_p99_ms": round(float(p99), 2),
         "jitter_max_ms": round(float(jitter.max()), 2),
+        "bare_timer_p99_ms": round(1e3 * float(np.percentile(timer.result(), 99)), 2),
         **{key: max(seen[key], default=float("nan")) for key in P95},
         **{f"{key}_median": float(np.median(seen[key] or [float("nan")])) for key in P95},
         "chunks_hz": float(np.median(seen["accepted_to_command_hz"] or [0.0])),
@@ -151,6 +175,7 @@ def main() -> int:
     jitter_ratio = figures["jitter_p99_ms"] / JITTER_LIMIT
     accepted_ratio = figures["accepted_to_command_p95_ms"] / ACCEPTED_LIMIT
     print(f"p99 jitter / {JITTER_LIMIT:g} ms: {jitter_ratio:.2f}")
+    print(f"p99 jitter / a bare timer's: {figures['jitter_p99_ms'] / figures['bare_timer_p99_ms']:.2f}")
     print(f"p95 accepted to command / {ACCEPTED_LIMIT:g} ms: {accepted_ratio:.2f}")
     if args.json:
         files.write_json(args.json, figures)
