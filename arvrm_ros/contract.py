@@ -94,10 +94,12 @@ class Clamp:
     Attributes:
         workspace: metres outside the workspace box.
         step: metres between two steps beyond ``max_step`` or what ``cartesian_velocity`` allows in a step's time.
+        keep_out: metres by which all steps may be moved together so that the arm stays out of a keep-out box.
     """
 
     workspace: float = 0.0
     step: float = 0.0
+    keep_out: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,14 @@ class RobotContract:
         for key in positive:
             if np.min(self._value(key)) <= 0:
                 raise self._error(key, "must be positive")
-        not_negative = ["self_clearance", "max_drift", "gripper_effort", "clamp.workspace", "clamp.step"]
+        not_negative = [
+            "self_clearance",
+            "max_drift",
+            "gripper_effort",
+            "clamp.workspace",
+            "clamp.step",
+            "clamp.keep_out",
+        ]
         not_negative += [f"keep_out.{name}.clearance" for name in limits.keep_out]
         for key in (f"limits.{key}" for key in not_negative):
             if self._value(key) < 0:

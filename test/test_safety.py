@@ -61,7 +61,7 @@ def contracts(draw: st.DrawFn) -> RobotContract:
         cartesian_velocity=draw(st.floats(0.15, 0.6)),
         workspace_max=tuple(np.array(limits.workspace_max) - [draw(st.floats(0, 0.2)), 0.1, 0.1]),
         keep_out=limits.keep_out | {"box": box},
-        clamp=Clamp(draw(st.sampled_from([0.0, 0.02])), draw(st.sampled_from([0.0, 0.02]))),
+        clamp=Clamp(*(draw(st.sampled_from([0.0, 0.02])) for _ in range(3))),
     )
 
 
@@ -220,7 +220,7 @@ def turned(quaternion: np.ndarray, by: np.ndarray) -> np.ndarray:
 def test_no_accepted_motion_breaks_a_limit_of_any_contract() -> None:
     Motion.seen.clear()
     examples = settings(
-        max_examples=40, stateful_step_count=20, derandomize=True, deadline=None, suppress_health_check=[*HealthCheck]
+        max_examples=60, stateful_step_count=20, derandomize=True, deadline=None, suppress_health_check=[*HealthCheck]
     )
     run_state_machine_as_test(Motion, settings=examples)
     wanted = {
@@ -346,6 +346,11 @@ class TestClearance:
             assert caught.value.code is ExecutionCode.OUT_OF_WORKSPACE
             assert executor.state is ExecutorState.HOLDING
             assert executor.at_rest
+        kinematics, home = Kinematics(contract), np.array(contract.home)
+        there = kinematics.inverse(chunk.positions[-1], chunk.quaternions[-1], home)
+        found = Clearance(limited(contract, keep_out={"wall": wall})).along(np.stack([home, there]))
+        assert found is not None
+        assert found.away == pytest.approx([0, -1, 0], abs=1e-6)
 
     def test_the_ways_to_rest_are_looked_at_too(self, contract: RobotContract) -> None:
         """A path that stays inside the limits, at a speed at which the arm could not rest before them."""
@@ -415,6 +420,26 @@ class TestClamping:
         executor.reset(np.array(contract.home), 1.0, 0.0)
         executor.accept(chunk, 0.0)
         assert "steps 4 and 5 were 0.0700 m apart, cut to 0.06 m" in executor.clamped
+
+    def test_steps_a_little_inside_a_box_are_moved_out_of_it(self, contract: RobotContract) -> None:
+        chunk = line(contract, (0.1, 0, -0.1))
+        shelf = KeepOut((0.3, -0.3, 0.0), (0.8, 0.3, 0.218), clearance=0.005)  # the fingertips end 8 mm too low
+        allowed = limited(contract, keep_out={"shelf": shelf}, clamp=Clamp(keep_out=0.01))
+        executor = ChunkExecutor(allowed)
+        executor.reset(np.array(contract.home), 1.0, 0.0)
+        executor.accept(chunk, 0.0)
+        assert re.search(r"all steps were moved 0\.00\d+ m out of limits\.keep_out\.shelf", executor.clamped)
+        commands = follow(executor, 0.0, 2.0)
+        Judge(allowed).check(commands)
+        end = executor.kinematics.forward(commands[-1].positions)[0]
+        assert end[:2] == pytest.approx(chunk.positions[-1, :2], abs=1e-3)
+        assert 0.006 < end[2] - chunk.positions[-1, 2] < 0.01
+        for clamp in (0.0, 0.006):
+            executor = ChunkExecutor(limited(allowed, clamp=Clamp(keep_out=clamp)))
+            executor.reset(np.array(contract.home), 1.0, 0.0)
+            with pytest.raises(MotionRefused, match=r"limits\.keep_out\.shelf\.clearance is 0\.005 m") as caught:
+                executor.accept(chunk, 0.0)
+            assert caught.value.code is ExecutionCode.OUT_OF_WORKSPACE
 
 
 class TestResumption:

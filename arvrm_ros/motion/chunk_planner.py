@@ -8,6 +8,7 @@ A pure function of its inputs, which takes some milliseconds: in a process of it
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,7 @@ PROCESS = "plans chunks"  # the name of the one that does, beside a node
 ATTEMPTS = 10  # at a way to a chunk before it is refused for that
 LONGER = 1.25  # times, at least, that the way takes longer from one attempt to the next
 SLOWER = 1.15  # times that the chunk is slower from one attempt to the next, once half of them have failed
+MOVES = 3  # out of keep-out boxes; the way to the steps that were moved is another one
 
 
 class ChunkPlanner:
@@ -53,16 +55,26 @@ class ChunkPlanner:
             MotionRefused: the chunk breaks a limit.
         """
         chunk, cut = safety.clamped(chunk, self._contract)
+        moved, box = np.zeros(3), ""
+        for _ in range(MOVES):
+            there = replace(chunk, positions=chunk.positions + moved)
+            path, visited = self._path(there, start, base)
+            if (found := self._check.too_close(visited)) is None:
+                how_far = f"all steps were moved {np.linalg.norm(moved):.4f} m out of {box}" if box else ""
+                return path, "; ".join(filter(None, (cut, how_far)))
+            moved, box = safety.moved_out(moved, found, self._contract), found.other
+        raise MotionRefused(ExecutionCode.OUT_OF_WORKSPACE, str(found))
+
+    def _path(self, chunk: ActionChunk, start: float, base: JointPath) -> tuple[JointPath, np.ndarray]:
+        """As :meth:`solve`, whatever is near, and where the path and its brakes bring the joints."""
         commanded = self._kinematics.forward(base.at(start)[0][:-1])[0]
         safety.check_steps(chunk, chunks.first_step_ahead(chunk, start), commanded, self._contract)
         try:
-            path, visited = self._way_to(chunks.solve_chunk(chunk, start, base, self._kinematics), base, start)
+            return self._way_to(chunks.solve_chunk(chunk, start, base, self._kinematics), base, start)
         except MotionRefused as refusal:
             if refusal.code not in (ExecutionCode.JOINT_LIMIT, ExecutionCode.STEP_TOO_LARGE):
                 raise
-            path, visited = self._way_to(chunks.solve_patiently(chunk, start, base, self._kinematics), base, start)
-        self._check.clearance(visited)
-        return path, cut
+            return self._way_to(chunks.solve_patiently(chunk, start, base, self._kinematics), base, start)
 
     def _way_to(self, motion: ChunkMotion, base: JointPath, start: float) -> tuple[JointPath, np.ndarray]:
         """The path that leaves ``base`` to join a motion, and where it and its brakes bring the joints."""

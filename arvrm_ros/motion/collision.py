@@ -15,6 +15,7 @@ import pinocchio as pin
 from arvrm_ros.contract import RobotContract
 from arvrm_ros.errors import ContractError
 
+KEEP_OUT = "limits.keep_out."  # and the name of a box
 RESOLUTION = 1e-5  # m, of the distances
 
 
@@ -35,9 +36,10 @@ class TooClose:
     Attributes:
         link: of the arm.
         other: another link, or ``limits.keep_out.NAME``.
-        distance: metres between them; negative where they overlap.
+        distance: metres between them where they are closest; negative where they overlap.
         bound: metres asked for.
         key: where the contract says so.
+        away: (3,) unit vector in the base frame, the way on which the link parts from the other one soonest.
     """
 
     link: str
@@ -45,6 +47,10 @@ class TooClose:
     distance: float
     bound: float
     key: str
+    away: np.ndarray
+
+    def __str__(self) -> str:
+        return f"{self.link} would come within {self.distance:.4f} m of {self.other}; {self.key} is {self.bound} m"
 
 
 class Clearance:
@@ -59,7 +65,7 @@ class Clearance:
     """
 
     def __init__(self, contract: RobotContract) -> None:
-        self._model, self._shapes, base = _arm(contract)
+        self._model, self._shapes, self._base = _arm(contract)
         self._order = np.array([self._model.joints[self._model.getJointId(j)].idx_q for j in contract.joints])
         self._data = self._model.createData()
         links, limits = self._shapes.ngeoms, contract.limits
@@ -67,19 +73,20 @@ class Clearance:
         boxes = []
         for name, box in limits.keep_out.items():
             low, high = np.array(box.min), np.array(box.max)
-            placement = base * pin.SE3(np.eye(3), (low + high) / 2)
+            placement = self._base * pin.SE3(np.eye(3), (low + high) / 2)
             index = self._shapes.addGeometryObject(
-                pin.GeometryObject(f"limits.keep_out.{name}", 0, placement, coal.Box(*(high - low)))
+                pin.GeometryObject(KEEP_OUT + name, 0, placement, coal.Box(*(high - low)))
             )
-            key = f"limits.keep_out.{name}.clearance"
+            key = f"{KEEP_OUT}{name}.clearance"
             boxes += [Pair(link, index, box.clearance, key) for link in range(links) if self._joint(link)]
         self._set_pairs(touching + boxes)
-        distances = self._distances(np.array(contract.home), range(len(self._pairs)))
-        for pair, distance in zip(boxes, distances[len(touching) :], strict=True):
-            if distance < pair.bound:
-                found = self._found(pair, distance)
+        home = np.array(contract.home)
+        distances = self._distances(home, range(len(self._pairs)))
+        for index in range(len(touching), len(self._pairs)):
+            if distances[index] < self._bounds[index]:
+                found = self._found(index, home[None])
                 raise ContractError(
-                    f"contract {contract.name}: at home {found.link} is {distance:.3f} m from {found.other}; "
+                    f"contract {contract.name}: at home {found.link} is {found.distance:.3f} m from {found.other}; "
                     f"{found.key} is {found.bound} m"
                 )
         self._set_pairs([p for p, d in zip(touching, distances, strict=False) if d >= p.bound] + boxes)
@@ -105,16 +112,19 @@ class Clearance:
                 bounds[close] = np.minimum(bounds[close], self._distances(joint_positions[0], close) - RESOLUTION)
             left = distances - bounds[due]
             if left.min() < 0:
-                return self._found(self._pairs[due[left.argmin()]], float(distances[left.argmin()]))
+                return self._found(int(due[left.argmin()]), joint_positions)
             nearing = self._reach[due] @ np.abs(joint_positions - joint_positions[at]).T
             unknown[due] &= nearing > left[:, None]
         return None
 
     def _distances(self, joint_positions: np.ndarray, pairs: Iterable[int]) -> np.ndarray:
+        self._place(joint_positions)
+        return np.array([pin.computeDistance(self._shapes, self._shapes_data, int(p)).min_distance for p in pairs])
+
+    def _place(self, joint_positions: np.ndarray) -> None:
         q = np.empty(len(self._order))
         q[self._order] = joint_positions
         pin.updateGeometryPlacements(self._model, self._data, self._shapes, self._shapes_data, q)
-        return np.array([pin.computeDistance(self._shapes, self._shapes_data, int(p)).min_distance for p in pairs])
 
     def _set_pairs(self, pairs: list[Pair]) -> None:
         self._pairs = pairs
@@ -163,12 +173,17 @@ class Clearance:
                     distance += max(map(abs, limits))
         return result
 
-    def _found(self, pair: Pair, distance: float) -> TooClose:
-        return TooClose(self._body(pair.link), self._body(pair.other), distance, pair.bound, pair.key)
+    def _found(self, index: int, joint_positions: np.ndarray) -> TooClose:
+        """A pair where it is closest along (T, n) joint positions."""
+        distances = [self._distances(positions, [index])[0] for positions in joint_positions]
+        self._place(joint_positions[int(np.argmin(distances))])
+        result, pair = pin.computeDistance(self._shapes, self._shapes_data, index), self._pairs[index]
+        away = self._base.rotation.T @ -result.normal  # coal's points from the first body to the second
+        return TooClose(self._body(pair.link), self._body(pair.other), result.min_distance, pair.bound, pair.key, away)
 
     def _body(self, shape: int) -> str:
         item = self._shapes.geometryObjects[shape]
-        boxes = item.name.startswith("limits.keep_out.")
+        boxes = item.name.startswith(KEEP_OUT)
         return item.name if boxes else self._model.frames[item.parentFrame].name
 
 

@@ -17,7 +17,7 @@ from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.types import ActionChunk
 from arvrm_ros.errors import ExecutionCode, MotionRefused
 from arvrm_ros.motion.braking import Brake
-from arvrm_ros.motion.collision import Clearance
+from arvrm_ros.motion.collision import KEEP_OUT, Clearance, TooClose
 from arvrm_ros.motion.kinematics import Kinematics
 
 UNIT_TOLERANCE = 1e-2  # of a quaternion's norm; messages carry doubles, but policies compute in float32
@@ -30,6 +30,7 @@ SINGULAR_SLOWDOWN = 8.0  # times, near a singularity
 REGULAR = 0.2  # smallest singular value of the Jacobian (m and rad per rad) below which that begins
 CLOCK_TOLERANCE = 0.05  # s by which a stamp may lie in the future: two processes read a clock topic at two moments
 SWING = 0.005  # m by which a corner rounded inside the workspace, or a brake, may swing out of it
+OUT_BY = 1e-4  # m by which steps are moved farther out of a box than they have to be
 BRAKED_EVERY = 4  # samples of a path, from which the way to rest is looked at
 AXES = "xyz"
 
@@ -154,6 +155,26 @@ def clamped(chunk: ActionChunk, contract: RobotContract) -> tuple[ActionChunk, s
         done.append(f"steps {step} and {step + 1} were {distances[step]:.4f} m apart, cut to {longest:g} m")
         positions = within_reach(positions, longest * (1 - 1e-9))
     return (replace(chunk, positions=positions), "; ".join(done)) if done else (chunk, "")
+
+
+def moved_out(moved: np.ndarray, found: TooClose, contract: RobotContract) -> np.ndarray:
+    """How far to move all steps so that a link stays out of a keep-out box, where ``limits.clamp`` allows it.
+
+    Args:
+        moved: (3,) metres by which they are moved already.
+        found: where that brings the arm.
+        contract: whose limits hold.
+
+    Returns:
+        (3,) metres, base frame.
+
+    Raises:
+        MotionRefused: OUT_OF_WORKSPACE, it is no keep-out box, or too far.
+    """
+    moved = moved + (found.bound - found.distance + OUT_BY) * found.away
+    if not found.other.startswith(KEEP_OUT) or np.linalg.norm(moved) > contract.limits.clamp.keep_out:
+        raise MotionRefused(ExecutionCode.OUT_OF_WORKSPACE, str(found))
+    return moved
 
 
 def within_reach(positions: np.ndarray, longest: float) -> np.ndarray:
@@ -306,12 +327,12 @@ class PathCheck:
         Raises:
             MotionRefused: OUT_OF_WORKSPACE.
         """
-        if found := self._clearance.along(joint_positions):
-            raise MotionRefused(
-                ExecutionCode.OUT_OF_WORKSPACE,
-                f"{found.link} would come within {found.distance:.4f} m of {found.other}; "
-                f"{found.key} is {found.bound} m",
-            )
+        if found := self.too_close(joint_positions):
+            raise MotionRefused(ExecutionCode.OUT_OF_WORKSPACE, str(found))
+
+    def too_close(self, joint_positions: np.ndarray) -> TooClose | None:
+        """What :meth:`clearance` would refuse."""
+        return self._clearance.along(joint_positions)
 
     def rest(self, joint_positions: np.ndarray) -> None:
         """Whether the arm may rest at (n,) rad, wherever it comes from.
