@@ -62,6 +62,18 @@ class TestJudge:
         assert swinging.rest_since(0.2) == pytest.approx(0.7)
         assert swinging.rest_since(0.2, measured=False) == pytest.approx(0.4, abs=0.02)
 
+    def test_tells_a_push_from_a_lag(self, contract: RobotContract) -> None:
+        offsets = 0.3 * np.arange(100) * faults.TICK
+        judge, joints = Judge(contract), np.tile(contract.home, (100, 1))
+        joints[:, 1] += offsets
+        for i, position in enumerate(joints):
+            judge.commanded(i * faults.TICK, position, np.zeros(7))
+            judge.measured((i + 3) * faults.TICK, position, np.zeros(7))
+        assert judge.pushed(0.2) == 0.0
+        judge.measured(0.9, joints[90] + 0.15, np.zeros(7))
+        assert judge.pushed(0.2) == pytest.approx(0.15, abs=0.01)
+        assert judge.pushed(0.95) == 0.0
+
     def test_refuses_trajectories_that_a_controller_would_refuse(self, contract: RobotContract) -> None:
         judge = judged(contract, np.zeros(10))
         times, still = np.array([0.01, 0.02]), np.zeros((2, 7))

@@ -87,6 +87,8 @@ def _report(outcome: Outcome) -> bool:
     what = [*outcome.violations]
     if outcome.at_rest is False:
         what.append(f"at rest after {outcome.rested_after} s, commanded to after {outcome.commanded_rest_after} s")
+    if what:
+        what.append(f"a joint was {outcome.pushed} rad off its command")
     if not outcome.recovered:
         what.append(f"{'not recovered' if outcome.injected else 'not injected'}: {outcome.note}")
     tqdm.write(f"{outcome.number} {outcome.kind}: {'; '.join(what)}", file=sys.stderr)

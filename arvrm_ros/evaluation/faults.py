@@ -27,6 +27,7 @@ TICK = 0.01  # s between two states of the simulated controller
 AT_REST = 0.02  # rad/s; a held arm trembles by less
 REST = 0.3  # s of simulated time, from a stop of any kind to rest
 WORKSPACE_MARGIN = 0.02  # m: what a stop off the path, and the servos' lag, may carry the end effector out of its box
+LAG_SECONDS = 0.06  # that the simulated servos are behind their command at most; they need 0.03
 LAG = 1.1  # times a limit that the measured joints may reach: the simulated servos swing a little behind their command
 
 LINKS = ("joint_states", "camera_images", "gripper_images", "chunks", "trajectories", "retrieved_motions")
@@ -104,6 +105,7 @@ class Outcome:
         note: what else is worth knowing.
         injected: False where the suite did not get as far.
         commanded_rest_after: as ``rested_after``, of the commands alone, which the joints follow with a lag.
+        pushed: rad by which a joint was off its command, at most, beyond its lag: by what the arm touched.
     """
 
     number: int
@@ -116,6 +118,7 @@ class Outcome:
     note: str = ""
     injected: bool = True
     commanded_rest_after: float | None = None
+    pushed: float = 0.0
 
 
 # Effects.
@@ -476,6 +479,26 @@ class Judge:
         moving = [stamp for stamp, _, velocities in series if np.abs(velocities).max() > AT_REST]
         last = max(moving, default=begin)
         return last if self.now > last + 5 * TICK else None
+
+    def pushed(self, begin: float) -> float:
+        """Radians by which a joint was off what was commanded within its lag, at most, since a simulated time."""
+        with self._lock:
+            commanded = [s for s in self._commanded if s[0] >= begin - LAG_SECONDS]
+            measured = [s for s in self._measured if s[0] >= begin]
+        if not commanded:
+            return 0.0
+        times, positions = np.array([s[0] for s in commanded]), np.array([s[1] for s in commanded])
+        most = 0.0
+        for stamp, position, _ in measured:
+            recent = positions[(times >= stamp - LAG_SECONDS - TICK) & (times <= stamp + TICK)]
+            if len(recent):
+                off = np.maximum(recent.min(axis=0) - position, position - recent.max(axis=0))
+                most = max(most, float(off.max()))
+        return most
+
+    def judge(self, outcome: Outcome, begin: float) -> None:
+        """Adds what happened since a simulated time."""
+        outcome.violations, outcome.pushed = self.violations(begin), round(self.pushed(begin), 3)
 
     def violations(self, begin: float, end: float = np.inf) -> list[str]:
         """Limits that were exceeded between two simulated times; one line for each kind of limit and joint."""

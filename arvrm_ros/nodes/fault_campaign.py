@@ -222,7 +222,7 @@ class Campaign:
             undo()
         if fault.ends_suite:
             outcome.note = self._ended() or "the suite went on"
-            outcome.violations = self.judge.violations(judged_until)
+            self.judge.judge(outcome, judged_until)
             self._down()
         try:
             self._move()
@@ -230,7 +230,7 @@ class Campaign:
         except (CampaignError, SuiteError) as error:
             outcome.note = str(error)
         if not fault.ends_suite:
-            outcome.violations = self.judge.violations(judged_until)
+            self.judge.judge(outcome, judged_until)
         self._judged_until = self.judge.now
         return outcome
 
