@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -19,7 +20,7 @@ from geometry_msgs.msg import PoseStamped
 from node_process import ACTIVATE, CONFIGURE, DEACTIVATE, Goals, Graph, NodeProcess, wait_for
 from std_msgs.msg import Empty
 from std_srvs.srv import Trigger
-from test_execution_node import Robot
+from test_execution_node import Robot, to_seconds
 
 from arvrm_ros.action import MoveTo
 from arvrm_ros.contract import load_contract
@@ -32,6 +33,7 @@ from arvrm_ros.resources import resource
 pytestmark = pytest.mark.ros
 
 DOWN = (1.0, 0.0, 0.0, 0.0)
+FORESEEN, REST = 0.3, 1.0  # s, of the node: patient with a busy machine
 
 
 def post_contract(folder: Path) -> Path:
@@ -84,7 +86,7 @@ def robot(graph: Graph) -> Iterator[Robot]:
 @pytest.fixture(scope="module")
 def node(graph: Graph, robot: Robot, tmp_path_factory: pytest.TempPathFactory) -> NodeProcess:
     contract = post_contract(tmp_path_factory.mktemp("contract"))
-    node = graph.start("execution_node", robot=contract, foreseen=0.3, rest=1.0)
+    node = graph.start("execution_node", robot=contract, foreseen=FORESEEN, rest=REST)
     assert node.transition(CONFIGURE, ACTIVATE), node.log()
     robot.wait_until_joined()
     return node
@@ -184,10 +186,26 @@ def test_the_commander_goes_home(robot: Robot, client: MoveClient, node: NodePro
         assert node.transition(ACTIVATE)
 
 
+def test_a_killed_node_leaves_the_arm_at_rest(robot: Robot, client: MoveClient, node: NodeProcess) -> None:
+    """It and the one below come last: they end the module's node."""
+    client.send(client.pose(0.45, 0.3, 0.3))
+    wait_for(lambda: moving(robot), "the arm to move")
+    processes = psutil.Process(node.process.pid).children()
+    assert processes, "one plans chunks, one plans moves"
+    killed = robot.now()
+    node.process.kill()
+    node.process.wait()
+    wait_for(lambda: not any(process.is_running() for process in processes), "what it started to end")
+    wait_for(robot.rests, "the arm to rest")
+    last = robot.commands[-1]
+    end = to_seconds(last.header.stamp) + to_seconds(last.points[-1].time_from_start)
+    assert end < killed + FORESEEN + REST + 0.1
+    assert np.linalg.norm(robot.pose()[0] - [0.45, 0.3, 0.3]) > 0.01, "on its way"
+
+
 def test_goal_execution_without_its_packages_is_refused_at_configure(
     graph: Graph, robot: Robot, node: NodeProcess, tmp_path: Path
 ) -> None:
-    """The last one: it ends the module's node."""
     node.stop()
     with_controller = Graph(tmp_path)
     try:
