@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from arvrm_ros.contract import load_contract
 from arvrm_ros.data.types import ActionChunk
@@ -115,6 +116,7 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # the number of threads changes the last digits
     setup = rollout.set_up(load_contract("tabletop"), rollout.EvaluationOptions(args.checkpoint, args.database))
     figures: dict[str, float] = {"trials": args.trials}
     for name, kind in (("naive", Naive), ("blended", Recorded)):

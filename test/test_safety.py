@@ -442,6 +442,51 @@ class TestClamping:
             assert caught.value.code is ExecutionCode.OUT_OF_WORKSPACE
 
 
+class TestPressing:
+    @staticmethod
+    def moving(contract: RobotContract, off: float, late: int = 0) -> tuple[ChunkExecutor, list[JointCommand]]:
+        """An arm half a second on its way, joint 6 held so far off its command (rad), measured so many periods late."""
+        executor = ChunkExecutor(contract)
+        executor.reset(np.array(contract.home), 1.0, 0.0)
+        executor.accept(line(contract, (0, 0.3, 0)), 0.0)
+        commands = []
+        for i in range(50):
+            commands.append(executor.step(i * PERIOD))
+            measured = commands[max(i - late, 0)].positions.copy()
+            measured[5] -= off
+            executor.measured(measured, 1.0, (i + 1) * PERIOD)
+        return executor, commands
+
+    @pytest.mark.parametrize("stop", ["emergency stop", "hold"])
+    def test_an_arm_that_is_held_gives_way_when_it_stops(self, contract: RobotContract, stop: str) -> None:
+        executor, commands = self.moving(contract, 0.1)
+        held = commands[-1].positions[5] - 0.1
+        if stop == "hold":
+            executor.hold(0.5)
+        else:
+            executor.emergency_stop()
+        commands += [executor.step(0.5 + i * PERIOD) for i in range(100)]
+        Judge(contract).check(commands)
+        assert commands[-1].positions[5] == pytest.approx(held, abs=0.02)
+        assert np.abs([c.velocities for c in commands[50 + 30 :]]).max() < 1e-6, "at rest within 0.3 s"
+
+    def test_a_free_arm_that_lags_does_not(self, contract: RobotContract) -> None:
+        ends = []
+        for late in (0, 8):
+            executor, _ = self.moving(contract, 0.0, late)
+            executor.emergency_stop()
+            ends.append([executor.step(0.5 + i * PERIOD) for i in range(100)][-1].positions)
+        np.testing.assert_array_equal(*ends)
+
+    def test_old_joint_states_are_not_believed(self, contract: RobotContract) -> None:
+        executor, commands = self.moving(contract, 0.1)
+        blind = [executor.step(0.5 + i * PERIOD) for i in range(20)]
+        executor.emergency_stop()
+        end = [executor.step(0.7 + i * PERIOD) for i in range(100)][-1]
+        assert end.positions[5] == pytest.approx(blind[-1].positions[5], abs=0.02)
+        assert end.positions[5] > commands[-1].positions[5] - 0.05
+
+
 class TestResumption:
     def test_an_arm_near_its_path_goes_back_to_it(self, contract: RobotContract) -> None:
         executor, judge = ChunkExecutor(contract), Judge(contract)

@@ -96,6 +96,12 @@ class JointPath:
         """The same motion later."""
         return JointPath(self.times + seconds, self.knots)
 
+    def shifted(self, offset: np.ndarray, seconds: float) -> JointPath:
+        """The same motion with (n + 1,) ``offset`` added to it over its first ``seconds``, with the least jerk."""
+        times = _grid(self.times[0], max(self.end, self.times[0] + seconds))
+        share = _smoothstep(times, self.times[0], seconds)
+        return JointPath.through(times, self.sample(times) + share[..., None] * offset)
+
     def joined(self, state: np.ndarray, now: float, seconds: float) -> JointPath:
         """From a state (3, n + 1) at ``now`` to this path, which is reached after ``seconds``."""
         times = _grid(now, now + seconds)

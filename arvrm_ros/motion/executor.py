@@ -29,6 +29,9 @@ from arvrm_ros.motion.kinematics import Kinematics
 ATTEMPTS = 10  # at a way back to the path before the arm is brought to rest
 LONGER = 1.25  # times that a way, or a hold, takes longer from one attempt to the next
 LONGEST_HOLD = 0.15  # s in which a hold has to rest on the path; else the arm is braked straight on
+PRESSES = 0.02  # rad off its command from which an arm that is to rest gives way to what holds it
+LAG = 0.1  # s by which a free arm is behind its commands, at most
+LONGEST_RELIEF = 0.3  # s in which it gives way; else it rests as it is
 GIVE_WAY = 4.0  # times slower than it could the arm moves to where it is held
 CLOCK_SLIP = 0.01  # of a period by which a step may be longer or shorter to follow the caller's clock
 ON_PATH = 0.005  # rad within which an arm that was left alone counts as on its path
@@ -301,8 +304,8 @@ class ChunkExecutor:
         seconds = max(self.settings.blend, float((1.5 * rates / np.array(self.contract.limits.acceleration)).max()))
         while seconds <= LONGEST_HOLD:
             path = self._path.stopped(self._committed, seconds)
-            if safety.needed_slowdown(path.times, path.knots, self.contract, safety.BETWEEN).max() <= 1.0:
-                self._path = path
+            if self._keeps_limits(path):
+                self._path = self._relieved(path)
                 break
             seconds *= LONGER
         else:
@@ -476,7 +479,37 @@ class ChunkExecutor:
         way = np.concatenate([self._command[:, None], self._brake.way(self._command, self.settings.period)], axis=1)
         knots = np.zeros((3, max(way.shape[1], 2), way.shape[2] + 1))
         knots[:, :, :-1], knots[0, :, -1] = way, self._gripper
-        self._path = JointPath.through(self._committed + self.settings.period * np.arange(knots.shape[1]), knots)
+        times = self._committed + self.settings.period * np.arange(knots.shape[1])
+        self._path = self._relieved(JointPath.through(times, knots))
+
+    def _relieved(self, path: JointPath) -> JointPath:
+        """A way to rest that gives way to what holds the arm off its command.
+
+        Else the arm would go on pressing at rest, and spring when it comes free. As it is where it goes to, nothing is
+        nearer. Joint states that are missing, or a way that would take too long or break a limit, leave it as it is.
+        """
+        at, max_age = self._measured_at, self.contract.observation.joint_states.max_age
+        if at is None or self._committed - self.settings.lead - at > max_age:
+            return path
+        recent = [positions for time, positions in self._commands if -LAG <= time - at <= self.settings.period]
+        if not recent:
+            return path
+        low, high = np.min(recent, axis=0), np.max(recent, axis=0)
+        off = np.minimum(self._measured - low, 0.0) + np.maximum(self._measured - high, 0.0)
+        if np.abs(off).max() < PRESSES:
+            return path
+        limits, end = self.contract.limits, path.at(path.end)[0][:-1]
+        off = np.clip(end + off, limits.position_min, limits.position_max) - end
+        seconds = chunks.seconds_between(np.abs(off), self.contract)
+        while seconds <= LONGEST_RELIEF:
+            relieved = path.shifted(np.append(off, 0.0), seconds)
+            if self._keeps_limits(relieved):
+                return relieved
+            seconds *= LONGER
+        return path
+
+    def _keeps_limits(self, path: JointPath) -> bool:
+        return bool(safety.needed_slowdown(path.times, path.knots, self.contract, safety.BETWEEN).max() <= 1.0)
 
     def _check_ready(self, now: float) -> None:
         """Whether any motion may be planned."""
