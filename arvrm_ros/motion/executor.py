@@ -509,7 +509,7 @@ class ChunkExecutor:
         return path
 
     def _keeps_limits(self, path: JointPath) -> bool:
-        return bool(safety.needed_slowdown(path.times, path.knots, self.contract, safety.BETWEEN).max() <= 1.0)
+        return bool(safety.needed_slowdown(path.times, path.knots, self.contract).max() <= 1.0)
 
     def _check_ready(self, now: float) -> None:
         """Whether any motion may be planned."""

@@ -24,7 +24,11 @@ UNIT_TOLERANCE = 1e-2  # of a quaternion's norm; messages carry doubles, but pol
 OPENING_TOLERANCE = 1e-3  # beyond [0, 1]
 MOST_STEPS = 200  # of a chunk; it is solved whole before the arm moves
 MOST_SECONDS = 10.0  # that a chunk lasts
-BETWEEN = 0.99  # of the joints' limits at the samples of a path, so that they hold between them too
+BETWEEN = np.array([0.99, 0.99, 0.57])[:, None, None]
+"""Shares of the joints' velocity, acceleration and jerk limits that a path may take at its samples, so that they hold
+between them and for commands that fall beside them: a quintic over a sample at which the jerk reverses takes 1.75 times
+that jerk."""
+
 MOST_SLOWDOWN = 2.0  # times
 SINGULAR_SLOWDOWN = 8.0  # times, near a singularity
 REGULAR = 0.2  # smallest singular value of the Jacobian (m and rad per rad) below which that begins
@@ -214,8 +218,8 @@ def check_steps(chunk: ActionChunk, first_ahead: int, commanded: np.ndarray, con
 
 
 def needed_slowdown(times: np.ndarray, motion: np.ndarray, contract: RobotContract, share: float = 1.0) -> np.ndarray:
-    """(T,) times slower that joint motion (3, T, n + 1) has to be for a share of the limits to suffice every joint."""
-    velocity, acceleration, jerk = _excess(times, motion, contract) / share
+    """(T,) times slower that joint motion (3, T, n + 1) has to be for a share of what a path may take of the limits."""
+    velocity, acceleration, jerk = _excess(times, motion, contract) / (share * BETWEEN)
     return np.maximum(np.maximum(velocity, np.sqrt(acceleration)), np.cbrt(jerk)).max(axis=1)
 
 
@@ -293,7 +297,7 @@ class PathCheck:
         contract, limits = self._contract, self._contract.limits
         way = "on the way to the steps"
         self._check_range(motion[0, :, :-1], way)
-        if (excess := _excess(times, motion, contract)).max() > BETWEEN:
+        if (excess := _excess(times, motion, contract) / BETWEEN).max() > 1.0:
             raise MotionRefused(ExecutionCode.JOINT_LIMIT, _worst_joint(excess, contract))
         positions = self._kinematics.along(motion[0, :, :-1])
         start = positions[0]
