@@ -330,6 +330,16 @@ def test_annotations_that_cannot_be_used_say_why(tmp_path: Path, name: str, text
 # Extraction
 
 
+@pytest.mark.parametrize("frames", [22, 23, 24])
+def test_a_rate_that_does_not_divide_the_video_s_keeps_its_length(
+    tmp_path: Path, hand: np.ndarray, frames: int
+) -> None:
+    write_video(tmp_path / "v.mp4", moving(hand, frames), 1 / 15)
+    (item,) = extract(video_of(tmp_path / "v.mp4"), OPTIONS)
+    assert isinstance(item, Extracted)
+    assert len(item.clip.keypoints) * item.clip.frame_period == pytest.approx(frames / 15, abs=0.1)
+
+
 def test_a_short_video_is_one_clip(tmp_path: Path, hand: np.ndarray) -> None:
     write_video(tmp_path / "v.mp4", moving(hand, 30), 1 / 30)
     (item,) = extract(video_of(tmp_path / "v.mp4"), OPTIONS)

@@ -300,7 +300,7 @@ class _Take:
         human = HumanClip(
             clip_id=clip_id,
             caption=span.caption,
-            frame_period=round(float(np.median(np.diff(times))), 6) if len(times) > 1 else 1 / options.rate,
+            frame_period=round(float(np.ptp(times)) / (len(times) - 1), 6) if len(times) > 1 else 1 / options.rate,
             keypoints=keypoints,
             visible=visible,
             language=np.zeros(0, np.float32),
