@@ -220,7 +220,7 @@ def turned(quaternion: np.ndarray, by: np.ndarray) -> np.ndarray:
 def test_no_accepted_motion_breaks_a_limit_of_any_contract() -> None:
     Motion.seen.clear()
     examples = settings(
-        max_examples=60, stateful_step_count=20, derandomize=True, deadline=None, suppress_health_check=[*HealthCheck],
+        max_examples=100, stateful_step_count=20, derandomize=True, deadline=None, suppress_health_check=[*HealthCheck],
         phases=[Phase.generate],  # to shrink what it finds takes longer than a test may
     )  # fmt: skip
     run_state_machine_as_test(Motion, settings=examples)
