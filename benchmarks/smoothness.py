@@ -19,7 +19,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from arvrm_ros.contract import load_contract
 from arvrm_ros.data.types import ActionChunk
@@ -116,30 +115,34 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
-    torch.set_num_threads(1)  # the number of threads changes the last digits
-    setup = rollout.set_up(load_contract("tabletop"), rollout.EvaluationOptions(args.checkpoint, args.database))
     figures: dict[str, float] = {"trials": args.trials}
-    for name, kind in (("naive", Naive), ("blended", Recorded)):
-        outcomes, jerks, steps = [], [], []
-        for trial in rollout.trials(args.trials, args.seed):
-            used: list[Recorded] = []
+    options = rollout.EvaluationOptions(args.checkpoint, args.database)
+    with rollout.set_up_here(load_contract("tabletop"), options) as setup:
+        for name, kind in (("naive", Naive), ("blended", Recorded)):
+            outcomes, jerks, steps = [], [], []
+            for trial in rollout.trials(args.trials, args.seed):
+                used: list[Recorded] = []
 
-            def start(tabletop: Tabletop, kind: type[Recorded] = kind, used: list[Recorded] = used) -> ChunkExecutor:
-                used.append(kind.at_rest(tabletop))
-                return used[0]
+                def start(
+                    tabletop: Tabletop, kind: type[Recorded] = kind, used: list[Recorded] = used
+                ) -> ChunkExecutor:
+                    used.append(kind.at_rest(tabletop))
+                    return used[0]
 
-            outcomes.append(rollout.roll_out(setup.tabletop, setup.policy, setup.retrieve, trial, 120, start))
-            jerks.append(used[0].peak_jerk())
-            steps.append(used[0].velocity_step())
-            print(f"{name} {trial.task} {trial.variant}: {outcomes[-1].success}, {jerks[-1]:.0f} rad/s^3", flush=True)
-        figures |= {
-            f"success_{name}": float(np.mean([outcome.success for outcome in outcomes])),
-            f"refused_{name}": sum(outcome.refused for outcome in outcomes),
-            f"steps_{name}": float(np.mean([outcome.steps for outcome in outcomes])),
-            f"peak_jerk_{name}": float(np.median(jerks)),
-            f"worst_jerk_{name}": max(jerks),
-            f"velocity_step_{name}": max(steps),
-        }
+                outcomes.append(rollout.roll_out(setup.tabletop, setup.policy, setup.retrieve, trial, 120, start))
+                jerks.append(used[0].peak_jerk())
+                steps.append(used[0].velocity_step())
+                print(
+                    f"{name} {trial.task} {trial.variant}: {outcomes[-1].success}, {jerks[-1]:.0f} rad/s^3", flush=True
+                )
+            figures |= {
+                f"success_{name}": float(np.mean([outcome.success for outcome in outcomes])),
+                f"refused_{name}": sum(outcome.refused for outcome in outcomes),
+                f"steps_{name}": float(np.mean([outcome.steps for outcome in outcomes])),
+                f"peak_jerk_{name}": float(np.median(jerks)),
+                f"worst_jerk_{name}": max(jerks),
+                f"velocity_step_{name}": max(steps),
+            }
     figures["peak_jerk_ratio"] = figures["peak_jerk_naive"] / figures["peak_jerk_blended"]
     figures["worst_jerk_ratio"] = figures["worst_jerk_naive"] / figures["worst_jerk_blended"]
     figures["max_velocity_step_fraction"] = figures.pop("velocity_step_blended")

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from arvrm_ros.contract import load_contract
@@ -146,17 +145,16 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
-    torch.set_num_threads(1)  # the number of threads changes the last digits
     contract = load_contract(args.robot)
-    setup = rollout.set_up(contract, rollout.EvaluationOptions(args.checkpoint, args.database))
     figures, rng, done = Figures(), np.random.default_rng(args.seed), 0
     trials = rollout.trials(args.trials, args.seed)
-    for trial in tqdm(trials, "stopping", unit="trial", disable=None):
+    with rollout.set_up_here(contract, rollout.EvaluationOptions(args.checkpoint, args.database)) as setup:
+        for trial in tqdm(trials, "stopping", unit="trial", disable=None):
 
-        def start(tabletop: Tabletop, task: str = trial.task) -> ChunkExecutor:
-            return Stopped(contract).watch(tabletop, rng, figures, task)
+            def start(tabletop: Tabletop, task: str = trial.task) -> ChunkExecutor:
+                return Stopped(contract).watch(tabletop, rng, figures, task)
 
-        done += rollout.roll_out(setup.tabletop, setup.policy, setup.retrieve, trial, 120, start).success
+            done += rollout.roll_out(setup.tabletop, setup.policy, setup.retrieve, trial, 120, start).success
     results = {
         "trials": len(trials),
         "done": done,

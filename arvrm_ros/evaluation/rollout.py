@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -240,6 +241,21 @@ def set_up(contract: RobotContract, options: EvaluationOptions) -> Setup:
     return Setup(options, Tabletop(contract), policy, retrieve)
 
 
+@contextmanager
+def set_up_here(contract: RobotContract, options: EvaluationOptions) -> Iterator[Setup]:
+    """As :func:`set_up`, with one thread meanwhile, as in the workers: the number of threads changes last digits."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    setup = set_up(contract, options)
+    try:
+        yield setup
+    finally:
+        setup.tabletop.close()
+        torch.set_num_threads(threads)
+
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -262,17 +278,9 @@ def for_each(
         ArvrmError: of :func:`set_up`, of ``work``, or a process was killed.
     """
     if workers <= 1:
-        import torch
-
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as in the workers: the number of threads changes the last digits
-        setup = set_up(contract, options)
-        try:
+        with set_up_here(contract, options) as setup:
             for index, item in enumerate(items):
                 yield index, work(setup, item)
-        finally:
-            setup.tabletop.close()
-            torch.set_num_threads(threads)
         return
     read_header(checkpoint_folder(options.checkpoint))  # where there is none, no process need start
     with process_pool(min(workers, len(items))) as pool:
