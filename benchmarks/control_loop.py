@@ -36,7 +36,7 @@ from arvrm_ros.workers import process_pool
 
 JITTER_LIMIT, ACCEPTED_LIMIT = 5.0, 10.0  # ms
 SETTLE = 5.0  # s of following that are left out
-SENT_EVERY = 0.02  # s between two trajectories
+SENT_EVERY = 0.01  # s between two trajectories of a moving arm
 P95 = ("accepted_to_command_p95_ms", "plan_p95_ms")  # of the execution node's diagnostics
 
 

@@ -75,7 +75,8 @@ class Robot:
         if now >= self._chunk_due:
             self._chunk_due = now + self.rng.choice([0.05, 0.1, 0.3])
             with contextlib.suppress(MotionRefused):
-                self.executor.accept(random_chunk(self.executor, now, self.rng), self.stream.until)
+                chunk = random_chunk(self.executor, now, self.rng)
+                self.executor.adopt(self.executor.plan(chunk, self.stream.changes_at))
             what = self.rng.random()
             if what < 0.05:
                 self.executor.hold(self.stream.until)
@@ -123,10 +124,10 @@ def test_a_sender_that_was_away_goes_on_from_where_the_arm_braked_to(contract: R
     robot.assert_within_limits()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_fifth_of_the_trajectories_may_be_lost(contract: RobotContract, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(8))
+def test_a_third_of_the_trajectories_may_be_lost(contract: RobotContract, seed: int) -> None:
     robot = Robot(contract, seed)
-    robot.run(jittered(robot.rng, 3.0, 0.002), latency=0.003, loss=0.2)
+    robot.run(jittered(robot.rng, 4.0, 0.002), latency=0.003, loss=0.33)
     robot.assert_within_limits()
 
 
@@ -175,7 +176,7 @@ def test_the_gripper_s_points_are_those_between_which_it_moves_evenly(contract: 
             assert np.ptp(openings) > 0.0 or len(trajectory.gripper) == 2
             counts.append((len(trajectory.gripper), len(openings)))
     few, all_of_them = np.sum(counts, axis=0)
-    assert 2 * len(counts) < few < all_of_them / 2
+    assert 2 * len(counts) < few < 0.6 * all_of_them
 
 
 def test_a_preview_is_what_comes_and_changes_nothing(contract: RobotContract) -> None:

@@ -7,8 +7,8 @@ finds the controller on the same motion; what follows if nothing new comes, so t
 the way to rest. A controller that hears nothing more, because the sender was killed or the network is gone, therefore
 brakes within the limits by itself.
 
-Commands are computed in every control period, but sent in every second alone, and in those after the motion changed: in
-between, a trajectory would only repeat what the controller has, and a receiver in Python has enough to do as it is.
+In motion one is sent in every control period: several may be lost in a row, and a controller that has begun to brake
+would take up the next one in one step. Once the controller has the motion up to its end, every second period does.
 
 A controller takes up a trajectory wherever it is, within a period. A stream therefore begins with slow trajectories to
 where it starts from, and ends for good once the controller is found elsewhere than where it was sent.
@@ -26,16 +26,19 @@ from arvrm_ros.motion.executor import ChunkExecutor, JointCommand
 COMMITTED = 3
 """Control periods ahead that are decided: the time that a trajectory may take to the controller."""
 
-SEND_EVERY = 2
-"""Control periods from one trajectory to the next while nothing changes. Few, because trajectories may be lost: what
-the controller has must last until one arrives, or it brakes."""
+CHANGE_AHEAD = 3
+"""Control periods after those decided in which the motion into a new chunk is sent before it begins: were the first
+trajectories that hold it all lost, the controller would take up a later one in one step. Stops do not wait for that."""
+
+SEND_REST_EVERY = 2
+"""Control periods from one trajectory to the next while all that is foreseen ends at rest, and nothing changes."""
 
 SEND_JOIN_EVERY = 10
 """As that, while a stream begins."""
 
 FORESEEN = 0.09
-"""Seconds, at most, after those decided for which the motion is foreseen. Less :data:`SEND_EVERY` periods, that is how
-late a trajectory may be without being felt; an arm that is fast foresees less, to be at rest in time."""
+"""Seconds, at most, after those decided for which the motion is foreseen. Less a period, that is how late a trajectory
+may be without being felt; an arm that is fast foresees less, to be at rest in time."""
 
 LEAST_FORESEEN = 4
 """Control periods that are foreseen however fast the arm is."""
@@ -118,6 +121,11 @@ class CommandStream:
         self._off = 0
         self.until = self.begins + (COMMITTED - 1) * self._period
 
+    @property
+    def changes_at(self) -> float:
+        """Seconds from which on to follow another path, see :data:`CHANGE_AHEAD`."""
+        return self.until + CHANGE_AHEAD * self._period
+
     def advance(self, now: float) -> None:
         """Decides the commands that have come due.
 
@@ -177,9 +185,9 @@ class CommandStream:
         if self._changed:
             self._motion = self._executor.motion
             self._changed_until = now + COMMITTED * self._period
-        # One of them has to arrive before a change takes effect, or before a fast arm brakes.
-        often = now < self._changed_until - self._period / 2 or len(preview) < self._foreseen
-        self._send_at = now + (1 if often else SEND_EVERY) * self._period
+        # One of them has to arrive before a change takes effect, or before the controller brakes.
+        often = brake or now < self._changed_until - self._period / 2
+        self._send_at = now + (1 if often else SEND_REST_EVERY) * self._period
         self._foreseen_until = self.until + len(preview) * self._period
         before = [*self._decided, *self._after(self.until, preview)]
         after = self._after(self._foreseen_until, brake)

@@ -412,7 +412,7 @@ class ExecutionNode(ManagedNode):
         stream = self._stream
         if stream is None:
             raise self._not_ready()
-        start = max(stream.until + seconds + TAKEN_UP * self._period, request.not_before)
+        start = max(stream.changes_at + seconds + TAKEN_UP * self._period, request.not_before)
         return self._motion.plan(conversions.message_to_chunk(request.chunk), start, self.now())
 
     def _follow_planned(self) -> None:

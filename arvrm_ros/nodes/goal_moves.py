@@ -225,6 +225,8 @@ class GoalMoves:
     def _give_result(self, move: _Move, code: ExecutionCode, message: str) -> None:
         if code not in (ExecutionCode.NONE, ExecutionCode.CANCELED):
             self._node.get_logger().warning(f"goal move: {code.name}: {message}")
+        elif code is ExecutionCode.NONE and move.handle.is_active:  # who draws a bar sees it end
+            move.handle.publish_feedback(MoveTo.Feedback(phase="moving", remaining=0.0))
         give_result(move.handle, MoveTo.Result, code, message)
 
     def _check_frame(self, request: MoveTo.Goal) -> None:

@@ -39,6 +39,9 @@ POINTS = ("block_red", "block_blue", "block_pink", "handle", "knob", "button", "
 STATIC_CAMERA = ((1.20, -0.42, 0.95), (0.50, 0.01, 0.10))
 """Where the robot's static camera stands and what it looks at, metres."""
 
+SERVO_LAG = 0.03
+"""Seconds by which the arm's position servos are behind what is commanded."""
+
 _BLOCK_COLORS = {"red": (0.85, 0.12, 0.10), "blue": (0.10, 0.25, 0.85), "pink": (0.95, 0.45, 0.70)}
 _LED = {False: (0.25, 0.30, 0.25, 1.0), True: (0.15, 1.0, 0.25, 1.0)}
 _BULB = {False: (0.45, 0.42, 0.35, 1.0), True: (1.0, 0.95, 0.25, 1.0)}
@@ -146,11 +149,14 @@ def _prepare_robot(robot: mujoco.MjSpec) -> None:
 
 
 def _actuate(spec: mujoco.MjSpec, contract: RobotContract) -> None:
-    """Stiff position servos on the arm and a force-limited one on the gripper, whose fingers mirror each other."""
+    """Stiff position servos on the arm and a force-limited one on the gripper, whose fingers mirror each other.
+
+    :meth:`Tabletop.advance` limits the speed at which those of the arm move it.
+    """
     stiffness = (4500.0, 4500.0, 3500.0, 3500.0, 2000.0, 2000.0, 2000.0)
     for name, kp in zip(contract.joints, stiffness, strict=True):
         servo = spec.add_actuator(name=name, target=ROBOT + name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
-        servo.set_to_position(kp=kp, kv=0.03 * kp)
+        servo.set_to_position(kp=kp, kv=SERVO_LAG * kp)
     finger = contract.gripper.joint
     servo = spec.add_actuator(name=finger, target=ROBOT + finger, trntype=mujoco.mjtTrn.mjTRN_JOINT)
     if effort := contract.limits.gripper_effort:

@@ -18,6 +18,7 @@ from arvrm_ros.simulation.scene import ROBOT, SceneState
 from arvrm_ros.simulation.tasks import TASKS
 
 FINGER2 = "panda_finger_joint2"  # mirrors the contract's gripper joint
+DRIVE_SPEED = 1.08  # times the limit: the speed to which the drives of the arm are set; a lagging servo needs some more
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Tabletop:
         self._v = [self.model.joint(ROBOT + name).dofadr[0] for name in joints]
         self._finger2 = self.model.joint(ROBOT + FINGER2).qposadr[0]
         self._measured_v = [*self._v, self.model.joint(ROBOT + FINGER2).dofadr[0]]
+        self._targets = np.array(self.contract.home)  # rad
         self._button = self.model.joint("button").qposadr[0]
         self._switch = self.model.joint("switch").qposadr[0]
         self._tcp = self.model.body(ROBOT + self.contract.end_effector_frame).id
@@ -172,12 +174,20 @@ class Tabletop:
 
     def command(self, joint_positions: np.ndarray, gripper: float) -> None:
         """Sets the servos' targets: (n,) radians and an opening in [0, 1]."""
-        self.data.ctrl[:-1] = joint_positions
+        self._targets = np.array(joint_positions)
         self.data.ctrl[-1] = self.contract.gripper.position(gripper)
 
     def advance(self, seconds: float) -> None:
-        """Runs the physics for a time, in steps of 2 ms."""
+        """Runs the physics for a time, in steps of 2 ms.
+
+        As in a real drive, a joint's speed is limited whatever its position controller asks for: an arm that comes free
+        of what held it does not spring back faster. The force with which it can be held is the same.
+        """
+        arm = self._q[:-1]
+        reach = scene.SERVO_LAG * DRIVE_SPEED * np.array(self.contract.limits.velocity)
         for _ in range(round(seconds / self.model.opt.timestep)):
+            present = self.data.qpos[arm]
+            self.data.ctrl[:-1] = present + np.clip(self._targets - present, -reach, reach)
             mujoco.mj_step(self.model, self.data)
             self._fixtures()
 
