@@ -142,7 +142,7 @@ class Robot:
 
     def _on_command(self, message: JointTrajectory) -> None:
         self.commands.append(message)
-        start = to_seconds(message.header.stamp)
+        start = to_seconds(message.header.stamp) or None  # as the real one: no stamp is now
         with self._lock, contextlib.suppress(TrajectoryError):  # too late, on a busy machine
             self._controller.accept(list(message.joint_names), trajectory_points(message), start, self.now())
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -36,15 +37,20 @@ DOWN = (1.0, 0.0, 0.0, 0.0)
 FORESEEN, REST = 0.3, 1.0  # s, of the node: patient with a busy machine
 
 
-def post_contract(folder: Path) -> Path:
-    """The tabletop with a post on the table; patient with a busy machine."""
+def patient_contract(folder: Path, **boxes: dict[str, Any]) -> Path:
+    """The tabletop, patient with a busy machine, and boxes to keep out of."""
     values = yaml.safe_load(resource("config", "robots", "tabletop.yaml").read_text())
     values["observation"]["joint_states"]["max_age"] = 1.0
     values["watchdogs"]["tracking_error"] = 0.6  # of commands that come late
-    values["limits"]["keep_out"]["post"] = {"min": [0.52, -0.03, 0.1], "max": [0.7, 0.03, 0.25], "clearance": 0.01}
-    path = folder / "post.yaml"
+    values["limits"]["keep_out"] |= boxes
+    path = folder / "_".join(["patient", *boxes, "contract.yaml"])
     path.write_text(yaml.safe_dump(values))
     return path
+
+
+def post_contract(folder: Path) -> Path:
+    """With a post on the table."""
+    return patient_contract(folder, post={"min": [0.52, -0.03, 0.1], "max": [0.7, 0.03, 0.25], "clearance": 0.01})
 
 
 class MoveClient:

@@ -1,6 +1,6 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Goal moves through move_group, against a stand-in server that speaks MoveIt's messages.
+"""Goal moves through move_group and chunks through MoveIt Servo, against stand-ins that speak MoveIt's messages.
 
 docs/moveit.md says how the real ones were tried. Skipped where moveit_msgs or control_msgs is not installed.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,21 @@ pytest.importorskip("control_msgs", reason="control_msgs is not installed: ros-$
 
 from action_msgs.msg import GoalStatus
 from following_robot import FollowingRobot
-from node_process import ACTIVATE, CONFIGURE, Graph, NodeProcess, wait_for
-from test_goal_moves import SUCCEEDED, MoveClient, moving, post_contract
+from node_process import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, Graph, NodeProcess, wait_for
+from std_msgs.msg import Empty
+from test_goal_moves import SUCCEEDED, MoveClient, moving, patient_contract, post_contract
 
 from arvrm_ros.action import MoveTo
 from arvrm_ros.errors import ExecutionCode
 from arvrm_ros.motion.executor import ExecutorState
+from arvrm_ros.nodes import qos
 
 pytestmark = pytest.mark.ros
 
-STAND_IN = Path(__file__).with_name("moveit_stand_in.py")
+MOVE_GROUP = Path(__file__).with_name("move_group_stand_in.py")
+SERVO = Path(__file__).with_name("servo_stand_in.py")
 
-Start = Callable[..., tuple[NodeProcess, subprocess.Popen[bytes]]]
+Start = Callable[..., tuple[NodeProcess, list[subprocess.Popen[bytes]]]]
 
 
 @pytest.fixture
@@ -45,19 +49,20 @@ def robot(graph: Graph) -> Iterator[FollowingRobot]:
 
 @pytest.fixture
 def start(graph: Graph, robot: FollowingRobot, tmp_path: Path) -> Iterator[Start]:
-    """Starts the node with some parameters, beside a stand-in for move_group."""
-    contract = post_contract(tmp_path)
+    """Starts the node with some parameters, beside stand-ins; Servo's alone knows of a post on the table."""
+    post, no_post = post_contract(tmp_path), patient_contract(tmp_path)
     processes = []
 
-    def begin(**parameters: Any) -> tuple[NodeProcess, subprocess.Popen[bytes]]:
-        processes.append(subprocess.Popen([sys.executable, STAND_IN, contract]))
+    def begin(*stand_ins: Path, **parameters: Any) -> tuple[NodeProcess, list[subprocess.Popen[bytes]]]:
+        processes.extend(subprocess.Popen([sys.executable, stand_in, post]) for stand_in in stand_ins)
         node = graph.start(
-            "execution_node", backend="moveit", moveit_interface="move_group", patience=60.0, robot=contract,
-            foreseen=0.3, rest=1.0, **parameters,
+            "execution_node", backend="moveit", moveit_interface="move_group", patience=60.0, foreseen=0.3, rest=1.0,
+            robot=no_post if SERVO in stand_ins else post, **parameters,
         )  # fmt: skip
         assert node.transition(CONFIGURE, ACTIVATE), node.log()
-        robot.wait_until_joined()
-        return node, processes[-1]
+        if SERVO not in stand_ins:
+            robot.wait_until_joined()
+        return node, processes
 
     yield begin
     for process in processes:
@@ -73,7 +78,7 @@ def test_a_missing_move_group_is_named_at_configure(graph: Graph) -> None:
 
 
 def test_move_group_executes_until_it_is_canceled(robot: FollowingRobot, graph: Graph, start: Start) -> None:
-    start(goal_execution="controller")
+    start(MOVE_GROUP, goal_execution="controller")
     client = MoveClient(graph, robot.contract.base_frame)
     assert client.moved(client.pose(0.5, 0.2, 0.25)) == SUCCEEDED
     assert len(robot.goals) == 1
@@ -86,11 +91,63 @@ def test_move_group_executes_until_it_is_canceled(robot: FollowingRobot, graph: 
     assert client.moved(MoveTo.Goal()) == SUCCEEDED
 
 
+def test_a_missing_servo_is_named_at_configure(graph: Graph, start: Start) -> None:
+    node, _ = start(MOVE_GROUP)
+    assert node.transition(DEACTIVATE, CLEANUP)
+    node.set(chunk_stream="servo_twist", patience=0.5)
+    assert not node.transition(CONFIGURE)
+    assert "no MoveIt Servo serves /servo_node/switch_command_type after 0.5 s" in node.log()
+
+
+@pytest.mark.parametrize("kind", ["servo_twist", "servo_pose"])
+def test_servo_moves_the_arm_to_a_chunk_s_end_and_stops(
+    robot: FollowingRobot, graph: Graph, start: Start, kind: str
+) -> None:
+    start(MOVE_GROUP, SERVO, chunk_stream=kind)
+    robot.wait_until_it_follows_again((0.0, 0.05, 0.0))
+    robot.wait_status(ExecutorState.HOLDING)
+    chunk = robot.chunk((0.0, 0.1, 0.05))
+    robot.chunks.publish(robot.message(chunk))
+    wait_for(lambda: np.abs(robot.pose()[0] - chunk.positions[-1]).max() < 3e-3, "the arm to be there")
+    robot.wait_status(ExecutorState.HOLDING)
+    robot.chunks.publish(robot.message(robot.chunk((0.0, -0.1, 0.0))))
+    wait_for(lambda: moving(robot), "the arm to move")
+    graph.publisher(Empty, "/emergency_stop", qos.RELIABLE).publish(Empty())
+    robot.wait_status(ExecutorState.STOPPED, ExecutionCode.EMERGENCY_STOP)
+    wait_for(robot.rests, "the arm to rest")
+    assert robot.pose()[0][1] > chunk.positions[-1][1] - 0.09, "it was on its way"
+
+
+def test_servo_halts_before_what_it_alone_knows_and_its_death_is_noticed(
+    robot: FollowingRobot, graph: Graph, start: Start
+) -> None:
+    _, (_, servo) = start(MOVE_GROUP, SERVO, chunk_stream="servo_twist")
+    client = MoveClient(graph, robot.contract.base_frame)
+    assert client.moved(client.pose(0.6, 0.2, 0.18)) == SUCCEEDED
+
+    def stopped_by(code: ExecutionCode) -> str:
+        seen = len(robot.status)
+
+        def found() -> str | None:
+            robot.chunks.publish(robot.message(robot.chunk((0.0, -0.1, 0.0))))
+            time.sleep(0.2)
+            return next((status.error_msg for status in robot.status[seen:] if status.error_code == code), None)
+
+        return wait_for(found, f"{code.name}; the last status was {robot.status[-1:]}")
+
+    assert "MoveIt Servo halted before a collision" in stopped_by(ExecutionCode.OUT_OF_WORKSPACE)
+    wait_for(robot.rests, "the arm to rest")
+    assert 0.03 < robot.pose()[0][1] < 0.19, "on its way to the post"
+    servo.kill()
+    assert "MoveIt Servo is silent" in stopped_by(ExecutionCode.BACKEND_UNAVAILABLE)
+    wait_for(robot.rests, "the arm to rest")
+
+
 # The last one: for some seconds the others would hear of the server that it kills.
 
 
 def test_move_group_plans_and_the_node_streams(robot: FollowingRobot, graph: Graph, start: Start) -> None:
-    node, move_group = start()
+    node, (move_group,) = start(MOVE_GROUP)
     client = MoveClient(graph, robot.contract.base_frame)
     for y in (0.2, -0.2):
         assert client.moved(client.pose(0.6, y, 0.18)) == SUCCEEDED

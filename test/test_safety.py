@@ -458,18 +458,22 @@ class TestPressing:
             executor.measured(measured, 1.0, (i + 1) * PERIOD)
         return executor, commands
 
-    @pytest.mark.parametrize("stop", ["emergency stop", "hold"])
+    @pytest.mark.parametrize("stop", ["emergency stop", "hold", "no joint states"])
     def test_an_arm_that_is_held_gives_way_when_it_stops(self, contract: RobotContract, stop: str) -> None:
         executor, commands = self.moving(contract, 0.1)
-        held = commands[-1].positions[5] - 0.1
         if stop == "hold":
             executor.hold(0.5)
-        else:
+        elif stop == "emergency stop":
             executor.emergency_stop()
-        commands += [executor.step(0.5 + i * PERIOD) for i in range(100)]
+        else:
+            silence = round(contract.observation.joint_states.max_age / PERIOD) + 1
+            commands += [executor.step(0.5 + i * PERIOD) for i in range(silence)]
+            assert executor.error[0] is ExecutionCode.STALE_JOINT_STATES
+        stopped, held = len(commands), commands[-1].positions[5] - 0.1
+        commands += [executor.step(i * PERIOD) for i in range(stopped, stopped + 100)]
         Judge(contract).check(commands)
         assert commands[-1].positions[5] == pytest.approx(held, abs=0.02)
-        assert np.abs([c.velocities for c in commands[50 + 30 :]]).max() < 1e-6, "at rest within 0.3 s"
+        assert np.abs([c.velocities for c in commands[stopped + 30 :]]).max() < 1e-6, "at rest within 0.3 s"
 
     def test_a_free_arm_that_lags_does_not(self, contract: RobotContract) -> None:
         ends = []
@@ -480,12 +484,11 @@ class TestPressing:
         np.testing.assert_array_equal(*ends)
 
     def test_old_joint_states_are_not_believed(self, contract: RobotContract) -> None:
-        executor, commands = self.moving(contract, 0.1)
-        blind = [executor.step(0.5 + i * PERIOD) for i in range(20)]
+        executor, _ = self.moving(contract, 0.1)
+        rested = [executor.step(0.5 + i * PERIOD) for i in range(50)][-1]
         executor.emergency_stop()
-        end = [executor.step(0.7 + i * PERIOD) for i in range(100)][-1]
-        assert end.positions[5] == pytest.approx(blind[-1].positions[5], abs=0.02)
-        assert end.positions[5] > commands[-1].positions[5] - 0.05
+        end = [executor.step(1.0 + i * PERIOD) for i in range(100)][-1]
+        np.testing.assert_allclose(end.positions, rested.positions, atol=1e-6)
 
 
 class TestResumption:

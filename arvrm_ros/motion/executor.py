@@ -28,10 +28,11 @@ from arvrm_ros.motion.kinematics import Kinematics
 
 ATTEMPTS = 10  # at a way back to the path before the arm is brought to rest
 LONGER = 1.25  # times that a way, or a hold, takes longer from one attempt to the next
-LONGEST_HOLD = 0.15  # s in which a hold has to rest on the path; else the arm is braked straight on
+LONGEST_HOLD = 0.12  # s in which a hold has to rest on the path; else the arm is braked straight on
 PRESSES = 0.02  # rad off its command from which an arm that is to rest gives way to what holds it
 LAG = 0.1  # s by which a free arm is behind its commands, at most
 LONGEST_RELIEF = 0.3  # s in which it gives way; else it rests as it is
+RELIEF_AGE = 2.0  # times their largest age that joint states may have for that: missing ones are why an arm stops, too
 GIVE_WAY = 4.0  # times slower than it could the arm moves to where it is held
 CLOCK_SLIP = 0.01  # of a period by which a step may be longer or shorter to follow the caller's clock
 ON_PATH = 0.005  # rad within which an arm that was left alone counts as on its path
@@ -485,10 +486,11 @@ class ChunkExecutor:
     def _relieved(self, path: JointPath) -> JointPath:
         """A way to rest that gives way to what holds the arm off its command.
 
-        Else the arm would go on pressing at rest, and spring when it comes free. As it is where it goes to, nothing is
-        nearer. Joint states that are missing, or a way that would take too long or break a limit, leave it as it is.
+        Else the arm would go on pressing at rest, and spring when it comes free. As it is where it goes to, or was a
+        moment ago, nothing is nearer. Joint states that are missing for longer, or a way that would take too long or
+        break a limit, leave it as it is.
         """
-        at, max_age = self._measured_at, self.contract.observation.joint_states.max_age
+        at, max_age = self._measured_at, RELIEF_AGE * self.contract.observation.joint_states.max_age
         if at is None or self._committed - self.settings.lead - at > max_age:
             return path
         recent = [positions for time, positions in self._commands if -LAG <= time - at <= self.settings.period]

@@ -18,7 +18,7 @@ from arvrm_ros.simulation.scene import ROBOT, SceneState
 from arvrm_ros.simulation.tasks import TASKS
 
 FINGER2 = "panda_finger_joint2"  # mirrors the contract's gripper joint
-DRIVE_SPEED = 1.08  # times the limit: the speed to which the drives of the arm are set; a lagging servo needs some more
+DRIVE_SPEED = 1.04  # times the limit: the speed to which the drives of the arm are set; a lagging servo needs some more
 
 
 @dataclass(frozen=True)
