@@ -35,6 +35,24 @@ def test_simulated_arm_has_the_kinematics_of_the_urdf(tabletop):
         np.testing.assert_allclose(rotation, Rotation.from_quat(quaternion).as_matrix(), atol=1e-5)
 
 
+@pytest.mark.parametrize("joint", range(7))
+def test_an_arm_that_is_asked_to_jump_stays_within_its_speeds(tabletop, joint):
+    limits = tabletop.contract.limits
+    tabletop.reset(0)
+    there = tabletop.joint_positions
+    there[joint] += 0.3 if joint != 3 else -0.3  # up and about: towards nothing that it might touch
+    tabletop.command(there, 1.0)
+    before, speeds = tabletop.end_effector()[0], []
+    for _ in range(100):
+        tabletop.advance(0.01)
+        assert np.all(np.abs(tabletop.joint_velocities) <= 1.1 * np.array(limits.velocity))
+        now = tabletop.end_effector()[0]
+        speeds.append(np.linalg.norm(now - before) / 0.01)
+        before = now
+    assert max(speeds) <= 1.1 * limits.cartesian_velocity
+    assert tabletop.joint_positions == pytest.approx(there, abs=5e-3)
+
+
 def test_same_seed_same_scene_and_no_task_is_done_at_the_start(tabletop):
     for index, (name, task) in enumerate(TASKS.items()):
         variant = list(VARIANTS)[index % 4]

@@ -34,7 +34,7 @@ from arvrm_ros.errors import ExecutionCode, MotionRefused
 from arvrm_ros.motion import chunk_planner, safety
 from arvrm_ros.motion.backends import Backend, TrajectoryPoint, make_backend, moveit
 from arvrm_ros.motion.chunk_planner import ChunkPlanner
-from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, ExecutorState, Plan
+from arvrm_ros.motion.executor import LAG, ChunkExecutor, ExecutorSettings, ExecutorState, Plan
 from arvrm_ros.motion.planning import Planner
 from arvrm_ros.motion.planning_process import PlanningProcess
 from arvrm_ros.motion.plausibility import ClockCheck, JointStateCheck
@@ -500,7 +500,7 @@ class ExecutionNode(ManagedNode):
         trajectory = self._stream.trajectory(now, STOP_PERIODS)
         self._publish(trajectory)
         moving = [time for time, command in trajectory.points if np.abs(command.velocities).max() > 1e-3]
-        time.sleep(max(moving, default=0.0))
+        time.sleep(moving[-1] + LAG if moving else 0.0)
 
     def _emergency_stop(self) -> None:
         latched, self._stop_latched = self._stop_latched, True

@@ -151,7 +151,7 @@ def _prepare_robot(robot: mujoco.MjSpec) -> None:
 def _actuate(spec: mujoco.MjSpec, contract: RobotContract) -> None:
     """Stiff position servos on the arm and a force-limited one on the gripper, whose fingers mirror each other.
 
-    :meth:`Tabletop.advance` limits the speed at which those of the arm move it.
+    The tabletop limits the speed at which those of the arm move it.
     """
     stiffness = (4500.0, 4500.0, 3500.0, 3500.0, 2000.0, 2000.0, 2000.0)
     for name, kp in zip(contract.joints, stiffness, strict=True):

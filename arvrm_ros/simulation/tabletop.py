@@ -18,7 +18,7 @@ from arvrm_ros.simulation.scene import ROBOT, SceneState
 from arvrm_ros.simulation.tasks import TASKS
 
 FINGER2 = "panda_finger_joint2"  # mirrors the contract's gripper joint
-DRIVE_SPEED = 1.04  # times the limit: the speed to which the drives of the arm are set; a lagging servo needs some more
+DRIVE_SPEED = 1.04  # times the limits: the speeds to which the arm's drives are set; lagging servos need some more
 
 
 @dataclass(frozen=True)
@@ -178,18 +178,27 @@ class Tabletop:
         self.data.ctrl[-1] = self.contract.gripper.position(gripper)
 
     def advance(self, seconds: float) -> None:
-        """Runs the physics for a time, in steps of 2 ms.
-
-        As in a real drive, a joint's speed is limited whatever its position controller asks for: an arm that comes free
-        of what held it does not spring back faster. The force with which it can be held is the same.
-        """
-        arm = self._q[:-1]
-        reach = scene.SERVO_LAG * DRIVE_SPEED * np.array(self.contract.limits.velocity)
+        """Runs the physics for a time, in steps of 2 ms."""
         for _ in range(round(seconds / self.model.opt.timestep)):
-            present = self.data.qpos[arm]
-            self.data.ctrl[:-1] = present + np.clip(self._targets - present, -reach, reach)
+            self.data.ctrl[:-1] = self._within_speed(self._targets)
             mujoco.mj_step(self.model, self.data)
             self._fixtures()
+
+    def _within_speed(self, targets: np.ndarray) -> np.ndarray:
+        """(n,) rad to ask of the servos, so that they move neither a joint nor the end effector faster than allowed.
+
+        Controllers of collaborative arms see to that whatever is asked of them: an arm that comes free of what held it
+        off its target does not spring back. The force with which it pushes is limited elsewhere, and stays the same.
+        """
+        limits, present = self.contract.limits, self.data.qpos[self._q[:-1]]
+        most = DRIVE_SPEED * np.array(limits.velocity)
+        velocities = np.clip((targets - present) / scene.SERVO_LAG, -most, most)
+        jacobian = np.zeros((3, self.model.nv))
+        mujoco.mj_jacBody(self.model, self.data, jacobian, None, self._tcp)
+        speed = float(np.linalg.norm(jacobian[:, self._v[:-1]] @ velocities))
+        return present + velocities * scene.SERVO_LAG * min(
+            1.0, DRIVE_SPEED * limits.cartesian_velocity / max(speed, 1e-9)
+        )
 
     def _fixtures(self) -> None:
         """The button toggles the LED once per press; the lever's side lights the bulb."""
