@@ -28,8 +28,8 @@ from arvrm_ros.motion.kinematics import Kinematics
 
 ATTEMPTS = 10  # at a way back to the path before the arm is brought to rest
 LONGER = 1.25  # times that a way, or a hold, takes longer from one attempt to the next
-LONGEST_HOLD = 0.12  # s in which a hold has to rest on the path; else the arm is braked straight on
-PRESSES = 0.02  # rad off its command from which an arm that is to rest gives way to what holds it
+LONGEST_HOLD = 0.1  # s in which a hold has to rest on the path; else the arm is braked straight on
+PRESSES = 0.008  # rad off its command from which an arm that is to rest gives way to what holds it; a free one is 0.003
 LAG = 0.1  # s by which a free arm is behind its commands, at most
 LONGEST_RELIEF = 0.3  # s in which it gives way; else it rests as it is
 RELIEF_AGE = 2.0  # times their largest age that joint states may have for that: missing ones are why an arm stops, too
