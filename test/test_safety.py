@@ -491,6 +491,24 @@ class TestPressing:
         np.testing.assert_allclose(end.positions, rested.positions, atol=1e-6)
 
 
+class TestBraking:
+    def test_a_chunk_that_comes_meanwhile_may_be_asked_again(self, contract: RobotContract) -> None:
+        executor = ChunkExecutor(contract)
+        executor.reset(np.array(contract.home), 1.0, 0.0)
+        executor.accept(line(contract, (0, 0.3, 0)), 0.0)
+        follow(executor, 0.0, 0.5)
+        executor.emergency_stop()
+        executor.clear_emergency_stop()
+        again = line(contract, (0, 0.1, 0), stamp=0.5)
+        with pytest.raises(MotionRefused, match="the arm brakes") as caught:
+            executor.accept(again, 0.5)
+        assert caught.value.code is ExecutionCode.PREEMPTED
+        assert executor.error[0] is ExecutionCode.NONE, "nothing is wrong with the arm, and whoever streams goes on"
+        follow(executor, 0.5, 0.3)
+        executor.accept(replace(again, stamp=0.8), 0.8)
+        assert executor.state is ExecutorState.FOLLOWING
+
+
 class TestResumption:
     def test_an_arm_near_its_path_goes_back_to_it(self, contract: RobotContract) -> None:
         executor, judge = ChunkExecutor(contract), Judge(contract)

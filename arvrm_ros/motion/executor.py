@@ -221,7 +221,7 @@ class ChunkExecutor:
             asked: seconds, by when joint states have to be new, if that is earlier.
 
         Raises:
-            MotionRefused: as :meth:`accept`.
+            MotionRefused: as :meth:`accept`; PREEMPTED, which ``error`` does not keep, while the arm brakes.
         """
         base, start = self._path, max(now, self._committed)
         try:
@@ -230,7 +230,7 @@ class ChunkExecutor:
             safety.check_age(chunk, start, self._newest_stamp)
             path, clamped = self._solve(chunk, start, base)
         except MotionRefused as refusal:
-            if self.state is not ExecutorState.STOPPED:
+            if self.state is not ExecutorState.STOPPED and refusal.code is not ExecutionCode.PREEMPTED:
                 self.error = (refusal.code, str(refusal))
             raise
         return Plan(chunk, path, start, base, clamped)
@@ -519,12 +519,13 @@ class ChunkExecutor:
             raise MotionRefused(ExecutionCode.EMERGENCY_STOP, self.error[1])
         safety.check_joint_states(self._measured_at, now, self.contract)
         limit = self.contract.watchdogs.tracking_error
-        if self._braking or self.tracking_error > limit:
+        if self.tracking_error > limit:
             raise MotionRefused(
                 ExecutionCode.TRACKING_ERROR,
-                f"the arm brakes, {self.tracking_error:.3f} rad from its command; "
-                f"watchdogs.tracking_error is {limit} rad",
+                f"the arm is {self.tracking_error:.3f} rad from its command; watchdogs.tracking_error is {limit} rad",
             )
+        if self._braking:
+            raise MotionRefused(ExecutionCode.PREEMPTED, "the arm brakes; ask again when it rests")
 
     def _watch(self, now: float) -> None:
         if self.state is not ExecutorState.FOLLOWING:
