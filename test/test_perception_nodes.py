@@ -20,7 +20,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from arvrm_ros.data.messages import message_to_detections
 from arvrm_ros.msg import HandKeypoints
 from arvrm_ros.nodes import qos
-from arvrm_ros.nodes.conversions import image_to_message, message_to_image
+from arvrm_ros.nodes.conversions import image_to_message, message_to_image, to_seconds
 from arvrm_ros.perception.models import fetch_hand_landmarker
 
 pytestmark = pytest.mark.ros
@@ -47,15 +47,23 @@ def test_a_hand_no_hand_and_silence(graph: Graph, tmp_path: Path) -> None:
         return bool(messages)
 
     image, truth = rendered_hand()
-    wait_for(lambda: show(image, keypoints) and overlays and markers, "keypoints of the hand")
-    message = keypoints[-1]
+
+    def of_one_image() -> tuple[HandKeypoints, Image, MarkerArray] | None:
+        """What was said of the newest image with a hand for which all of it has come."""
+        show(image, keypoints)
+        pictures = {to_seconds(overlay.header.stamp): overlay for overlay in list(overlays)}
+        drawn = {to_seconds(array.markers[0].header.stamp): array for array in list(markers)}
+        found = [(m, to_seconds(m.header.stamp)) for m in reversed(list(keypoints)) if m.count]
+        return next(((m, pictures[at], drawn[at]) for m, at in found if at in pictures and at in drawn), None)
+
+    message, overlay, array = wait_for(of_one_image, "keypoints of the hand")
     (hand,) = message_to_detections(message)
     assert (message.image_height, message.image_width) == image.shape[:2]
     assert message.header.frame_id == "human_optical"
     assert np.median(np.linalg.norm((hand.keypoints - truth)[:, :2], axis=1)) < 0.03
-    assert (message_to_image(overlays[-1]) != image).any()
-    assert [m.action for m in markers[-1].markers] == [Marker.DELETEALL, Marker.ADD, Marker.ADD]
-    assert len(markers[-1].markers[1].points) == 21
+    assert (message_to_image(overlay) != image).any()
+    assert [m.action for m in array.markers] == [Marker.DELETEALL, Marker.ADD, Marker.ADD]
+    assert len(array.markers[1].points) == 21
 
     wait_for(lambda: show(np.zeros_like(image), keypoints) and keypoints[-1].count == 0, "a message without hands")
     assert message_to_detections(keypoints[-1]) == []
