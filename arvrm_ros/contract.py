@@ -139,12 +139,14 @@ class Watchdogs:
     Attributes:
         silence: seconds without a chunk after the last one ran out from which the arm counts as holding.
         tracking_error: radians between command and measurement.
+        obstruction: radians by which something holds the arm off its path, its lag left out; it gives way then.
         rest_between_instructions: whether the arm rests before a new instruction takes over from one in progress; else
             it goes on with the old one's last chunk until the new one's first.
     """
 
     silence: float
     tracking_error: float
+    obstruction: float = 0.03
     rest_between_instructions: bool = True
 
 
@@ -177,7 +179,7 @@ class RobotContract:
         positive = [
             "gripper.max_velocity", "observation.joint_states.max_age", "action.chunk", "action.step_period",
             "limits.velocity", "limits.acceleration", "limits.jerk", "limits.cartesian_velocity", "limits.max_step",
-            "limits.max_first_step", "watchdogs.silence", "watchdogs.tracking_error",
+            "limits.max_first_step", "watchdogs.silence", "watchdogs.tracking_error", "watchdogs.obstruction",
             *(f"observation.cameras.{name}.{key}" for name in self.observation.cameras
               for key in ("height", "width", "max_age")),
         ]  # fmt: skip

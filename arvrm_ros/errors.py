@@ -38,6 +38,7 @@ class ExecutionCode(IntEnum):
     BACKEND_UNAVAILABLE = 110
     NOT_ACTIVE = 111
     NO_PATH = 112
+    OBSTRUCTED = 113
 
 
 class InstructionCode(IntEnum):

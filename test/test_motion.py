@@ -51,6 +51,15 @@ def follow(executor: ChunkExecutor, now: float, seconds: float) -> list[JointCom
     return commands
 
 
+def held(executor: ChunkExecutor, positions: np.ndarray, now: float, seconds: float) -> list[JointCommand]:
+    """As :func:`follow`, on a robot that something holds at (n,) rad."""
+    commands = []
+    for i in range(round(seconds / PERIOD)):
+        commands.append(executor.step(now + i * PERIOD))
+        executor.measured(positions, commands[-1].gripper, now + (i + 1) * PERIOD)
+    return commands
+
+
 def assert_within_limits(commands: list[JointCommand], contract: RobotContract) -> None:
     """Commands keep every limit and are continuous: each position is where the velocities lead to."""
     limits = contract.limits
@@ -302,15 +311,69 @@ class TestExecutor:
     def test_a_blocked_arm_gives_way(self, executor: ChunkExecutor, contract: RobotContract) -> None:
         executor.accept(line(contract, (0, 0.35, 0)), 0.0)
         blocked = np.array(contract.home)
-        commands = []
-        for i in range(400):
-            commands.append(executor.step(i * PERIOD))
-            executor.measured(blocked, 1.0, (i + 1) * PERIOD)
-        assert executor.error[0] is ExecutionCode.TRACKING_ERROR
-        assert "rad from its command" in executor.error[1]
+        commands = held(executor, blocked, 0.0, 4.0)
+        assert executor.error[0] is ExecutionCode.OBSTRUCTED
+        assert "is held 0.03" in executor.error[1]
         assert executor.state is ExecutorState.HOLDING
         assert_within_limits(commands, contract)
+        assert np.abs([command.positions - blocked for command in commands]).max() < 0.16
         assert commands[-1].positions == pytest.approx(blocked, abs=1e-3)
+
+    def test_an_arm_that_gives_way_again_and_again_does_not_follow(
+        self, executor: ChunkExecutor, contract: RobotContract
+    ) -> None:
+        blocked, commands, codes = np.array(contract.home), [], []
+        for i in range(30):
+            now = i * 0.1
+            executor.accept(line(contract, (0, 0.35, 0), stamp=now, start=now), now)
+            commands += held(executor, blocked, now, 0.1)
+            codes.append(executor.error[0])
+            if codes[-1] is ExecutionCode.TRACKING_ERROR:
+                break
+        assert codes.count(ExecutionCode.OBSTRUCTED) >= 4
+        assert "5 times in a row" in executor.error[1]
+        assert executor.state is ExecutorState.HOLDING
+        commands += held(executor, blocked, now + 0.1, 1.0)
+        assert_within_limits(commands, contract)
+        assert np.abs([command.positions - blocked for command in commands]).max() < 0.12
+
+    def test_an_obstacle_that_lets_go_is_no_reason_to_stop(
+        self, executor: ChunkExecutor, contract: RobotContract
+    ) -> None:
+        blocked, commands = np.array(contract.home), []
+        for i in range(20):
+            now = i * 0.1
+            chunk = line(contract, (0, 0.3, 0), stamp=now, start=min(now, 0.6))
+            chunk.positions[:, 1] = np.minimum(chunk.positions[:, 1], 0.3)
+            executor.accept(chunk, now)
+            commands += held(executor, blocked, now, 0.1) if i < 6 else follow(executor, now, 0.1)
+        assert executor.error[0] is ExecutionCode.NONE
+        assert executor.state is ExecutorState.FOLLOWING
+        assert_within_limits(commands, contract)
+        assert executor.kinematics.forward(commands[-1].positions)[0][1] > 0.2
+
+    def test_an_arm_that_only_lags_is_not_obstructed(self, executor: ChunkExecutor, contract: RobotContract) -> None:
+        executor.accept(line(contract, (0, 0.3, 0)), 0.0)
+        where = [np.array(contract.home)] * 8  # 0.08 s behind
+        for i in range(120):
+            where.append(executor.step(i * PERIOD).positions)
+            executor.measured(where[i], 1.0, (i + 1) * PERIOD)
+            assert executor.error[0] is ExecutionCode.NONE
+        assert executor.tracking_error < 1e-3
+        assert np.abs(where[-1] - where[0]).max() > 0.2
+
+    def test_an_arm_pushed_far_off_its_command_is_not_followed(
+        self, executor: ChunkExecutor, contract: RobotContract
+    ) -> None:
+        executor.accept(line(contract, (0, 0.2, 0)), 0.0)
+        commands = follow(executor, 0.0, 0.3)
+        pushed = commands[-1].positions + np.eye(7)[2] * 0.6
+        commands += held(executor, pushed, 0.3, 4.0)
+        assert executor.error[0] is ExecutionCode.TRACKING_ERROR
+        assert "panda_joint3 is 0.60 rad from its command" in executor.error[1]
+        assert executor.state is ExecutorState.HOLDING
+        assert_within_limits(commands, contract)
+        assert commands[-1].positions == pytest.approx(pushed, abs=1e-3)
 
     def test_lost_joint_states_hold_the_arm(self, executor: ChunkExecutor, contract: RobotContract) -> None:
         executor.accept(line(contract, (0, 0.2, 0)), 0.0)

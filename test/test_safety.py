@@ -447,7 +447,7 @@ class TestPressing:
     @staticmethod
     def moving(contract: RobotContract, off: float, late: int = 0) -> tuple[ChunkExecutor, list[JointCommand]]:
         """An arm half a second on its way, joint 6 held so far off its command (rad), measured so many periods late."""
-        executor = ChunkExecutor(contract)
+        executor = ChunkExecutor(replace(contract, watchdogs=replace(contract.watchdogs, obstruction=0.2)))
         executor.reset(np.array(contract.home), 1.0, 0.0)
         executor.accept(line(contract, (0, 0.3, 0)), 0.0)
         commands = []

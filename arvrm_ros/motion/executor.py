@@ -30,6 +30,8 @@ ATTEMPTS = 10  # at a way back to the path before the arm is brought to rest
 LONGER = 1.25  # times that a way, or a hold, takes longer from one attempt to the next
 LONGEST_HOLD = 0.1  # s in which a hold has to rest on the path; else the arm is braked straight on
 PRESSES = 0.008  # rad off its command from which an arm that is to rest gives way to what holds it; a free one is 0.003
+OBSTRUCTIONS = 5  # in a row after which an arm counts as not following, instead of giving way to something
+IN_A_ROW = 3.0  # s in which they come then
 LAG = 0.1  # s by which a free arm is behind its commands, at most
 LONGEST_RELIEF = 0.3  # s in which it gives way; else it rests as it is
 RELIEF_AGE = 2.0  # times the age that joint states may have, for that: an arm also stops because they are missing
@@ -38,6 +40,7 @@ CLOCK_SLIP = 0.01  # of a period by which a step may be longer or shorter to fol
 ON_PATH = 0.005  # rad within which an arm that was left alone counts as on its path
 LONGEST_DELAY = 0.5  # s
 RESTS_AT = 1e-6  # rad within which a goal move begins where the arm rests
+HELD = (ExecutionCode.OBSTRUCTED, ExecutionCode.TRACKING_ERROR)  # why it rests where it is measured, not commanded
 REMEMBERED = 64  # commands, to compare a measurement with what was commanded for its time
 
 
@@ -140,6 +143,7 @@ class ChunkExecutor:
         self._check = safety.PathCheck(contract, self.settings.period)
         self._brake = Brake(contract, self.settings.period)
         self._commands: deque[tuple[float, np.ndarray]] = deque(maxlen=REMEMBERED)
+        self._obstructions: deque[float] = deque(maxlen=OBSTRUCTIONS)
         gripper = contract.gripper
         self._gripper_step = gripper.max_velocity / abs(gripper.open - gripper.closed) * self.settings.period
         self.state = ExecutorState.HOLDING
@@ -170,6 +174,8 @@ class ChunkExecutor:
         self._command[0] = position
         self._commands.clear()
         self._committed = now
+        self._gives_way_until = -np.inf
+        self._obstructions.clear()
         self._braking = False
         self._settle()
 
@@ -300,19 +306,7 @@ class ChunkExecutor:
         if self.state is ExecutorState.STOPPED or self._braking:
             return
         self._follow_clock(now)
-        rates = np.abs(self._command[1])
-        # Speed falls as a smoothstep, at most by 1.5 times its mean.
-        seconds = max(self.settings.blend, float((1.5 * rates / np.array(self.contract.limits.acceleration)).max()))
-        while seconds <= LONGEST_HOLD:
-            path = self._path.stopped(self._committed, seconds)
-            if self._keeps_limits(path):
-                self._path = self._relieved(path)
-                break
-            seconds *= LONGER
-        else:
-            self._stop_at_once()
-        self._chunk, self._newest_stamp = None, -np.inf
-        self.state = ExecutorState.HOLDING
+        self._leave()
 
     def emergency_stop(self) -> None:
         """Brakes at the limits of the joints at once and refuses all chunks until :meth:`clear_emergency_stop`."""
@@ -330,8 +324,10 @@ class ChunkExecutor:
     def measured(self, joint_positions: np.ndarray, gripper: float, now: float) -> None:
         """Takes joint states (n,) rad and the gripper's opening, for the watchdogs; unusable ones count as silence.
 
-        Beyond ``watchdogs.tracking_error`` the arm brakes and gives way to where it is measured, instead of pushing on
-        against whatever holds it. The gripper is not watched: a grasped object keeps it from its target.
+        An arm that something holds off its path gives way to where it is measured, and rests until the next chunk:
+        motors that give all they have push no more for being asked to go farther, but the arm would spring farther when
+        it comes free. Again and again, or beyond ``watchdogs.tracking_error``, it counts as not following. The gripper
+        is not watched: a grasped object keeps it from its target.
         """
         position = np.asarray(joint_positions, dtype=float)
         try:
@@ -341,17 +337,21 @@ class ChunkExecutor:
         self._measured, self._measured_at = position, now
         difference = np.abs(position - self._commanded_for(now))
         self.tracking_error = float(difference.max())
-        limit = self.contract.watchdogs.tracking_error
-        if self.tracking_error > limit and not self._braking and self.state is not ExecutorState.STOPPED:
+        if self._braking or self.state is ExecutorState.STOPPED:
+            return
+        watchdogs = self.contract.watchdogs
+        if self.error[0] in HELD:
+            if now > self._path.end + LAG and self.tracking_error > watchdogs.obstruction:
+                self._rest_where_held()
+        elif self.tracking_error > watchdogs.tracking_error and not self._yielding(now):
             joint = self.contract.joints[int(difference.argmax())]
-            if not self._yielding(now):
-                self.error = (
-                    ExecutionCode.TRACKING_ERROR,
-                    f"{joint} is {self.tracking_error:.2f} rad from its command; "
-                    f"watchdogs.tracking_error is {limit} rad",
-                )
-                self.state = ExecutorState.HOLDING
-                self._stop_at_once()
+            message = f"{joint} is {self.tracking_error:.2f} rad from its command"
+            limit = f"watchdogs.tracking_error is {watchdogs.tracking_error} rad"
+            self.error = (ExecutionCode.TRACKING_ERROR, f"{message}; {limit}")
+            self.state = ExecutorState.HOLDING
+            self._stop_at_once()
+        elif self.state is ExecutorState.FOLLOWING and now > self._gives_way_until:
+            self._look_for_obstruction(now)
 
     def step(self, now: float) -> JointCommand:
         """The next command, to be reached at ``now + period``. Call it once per period.
@@ -444,7 +444,7 @@ class ChunkExecutor:
         if missed < -slip or (missed > slip and jumps):
             self._path = self._path.delayed(missed)
         if missed < -2 * self.settings.period:  # the clock was set back: no stamp from before can be told from new ones
-            self._newest_stamp = -np.inf
+            self._newest_stamp = self._gives_way_until = -np.inf
             self._measured_at = None if self._measured_at is None else min(self._measured_at, now)
             self._commands.clear()
         self._committed = now
@@ -474,6 +474,37 @@ class ChunkExecutor:
         share = min((time - times[i - 1]) / (times[i] - times[i - 1]), 1.0)
         return np.asarray(positions[i - 1] + share * (positions[i] - positions[i - 1]))
 
+    def _leave(self) -> None:
+        """Leaves the path at a falling speed, rests where the arm is, and forgets the chunk."""
+        rates = np.abs(self._command[1])
+        # Speed falls as a smoothstep, at most by 1.5 times its mean.
+        seconds = max(self.settings.blend, float((1.5 * rates / np.array(self.contract.limits.acceleration)).max()))
+        while seconds <= LONGEST_HOLD:
+            path = self._path.stopped(self._committed, seconds)
+            if self._keeps_limits(path):
+                self._path = self._relieved(path)
+                break
+            seconds *= LONGER
+        else:
+            self._stop_at_once()
+        self._chunk, self._newest_stamp = None, -np.inf
+        self.state = ExecutorState.HOLDING
+
+    def _look_for_obstruction(self, now: float) -> None:
+        """Leaves the path when something holds the arm off it, which just lags else."""
+        limit = self.contract.watchdogs.obstruction
+        if self.tracking_error <= limit or (off := np.abs(self._off())).max() <= limit:
+            return
+        self._leave()
+        self._gives_way_until = self._path.end
+        self._obstructions.append(now)
+        joint = self.contract.joints[int(off.argmax())]
+        message = f"{joint} is held {off.max():.3f} rad off its path; watchdogs.obstruction is {limit} rad"
+        self.error = (ExecutionCode.OBSTRUCTED, f"{message}. It gives way")
+        if len(self._obstructions) == OBSTRUCTIONS and now - self._obstructions[0] < IN_A_ROW:
+            self.error = (ExecutionCode.TRACKING_ERROR, f"{message}. It gave way {OBSTRUCTIONS} times in a row")
+            self._obstructions.clear()
+
     def _stop_at_once(self) -> None:
         """Replaces the path by the brake from the last command on."""
         self._braking = True
@@ -493,11 +524,7 @@ class ChunkExecutor:
         at, max_age = self._measured_at, RELIEF_AGE * self.contract.observation.joint_states.max_age
         if at is None or self._committed - self.settings.lead - at > max_age:
             return path
-        recent = [positions for time, positions in self._commands if -LAG <= time - at <= self.settings.period]
-        if not recent:
-            return path
-        low, high = np.min(recent, axis=0), np.max(recent, axis=0)
-        off = np.minimum(self._measured - low, 0.0) + np.maximum(self._measured - high, 0.0)
+        off = self._off()
         if np.abs(off).max() < PRESSES:
             return path
         limits, end = self.contract.limits, path.at(path.end)[0][:-1]
@@ -509,6 +536,17 @@ class ChunkExecutor:
                 return relieved
             seconds *= LONGER
         return path
+
+    def _off(self) -> np.ndarray:
+        """(n,) rad by which the joints are measured outside of where a free arm, which lags, would be."""
+        at = self._measured_at
+        if at is None:
+            return np.zeros_like(self._measured)
+        recent = [positions for time, positions in self._commands if -LAG <= time - at <= self.settings.period]
+        if not recent:
+            return np.zeros_like(self._measured)
+        low, high = np.min(recent, axis=0), np.max(recent, axis=0)
+        return np.asarray(np.minimum(self._measured - low, 0.0) + np.maximum(self._measured - high, 0.0))
 
     def _keeps_limits(self, path: JointPath) -> bool:
         return bool(safety.needed_slowdown(path.times, path.knots, self.contract).max() <= 1.0)
@@ -544,16 +582,17 @@ class ChunkExecutor:
         return self.state is ExecutorState.HOLDING and self._chunk is None and now < self._path.end
 
     def _settle(self) -> None:
-        """Rests on the last command, or, when the arm is held far from it, moves slowly to where the arm is."""
-        command = np.append(self._command[0], self._gripper)
+        """Rests on the last command."""
         self._chunk = None
         self._newest_stamp = -np.inf
-        self._path = JointPath.rest(command, self._committed)
-        limits = self.contract.limits
-        if self.tracking_error > self.contract.watchdogs.tracking_error and self.state is not ExecutorState.STOPPED:
-            there = np.append(np.clip(self._measured, limits.position_min, limits.position_max), self._gripper)
-            seconds = GIVE_WAY * chunks.seconds_between(np.abs(there - command)[:-1], self.contract)
-            self._path = JointPath.between(command, there, self._committed, max(seconds, 0.5))
+        self._path = JointPath.rest(np.append(self._command[0], self._gripper), self._committed)
+
+    def _rest_where_held(self) -> None:
+        """Moves slowly from rest to where the arm is measured."""
+        limits, here = self.contract.limits, np.append(self._command[0], self._gripper)
+        there = np.append(np.clip(self._measured, limits.position_min, limits.position_max), self._gripper)
+        seconds = GIVE_WAY * chunks.seconds_between(np.abs(there - here)[:-1], self.contract)
+        self._path = JointPath.between(here, there, self._committed, max(seconds, 0.5))
 
 
 def _joint_command(motion: np.ndarray, gripper: float) -> JointCommand:
