@@ -146,7 +146,7 @@ class Watchdogs:
 
     silence: float
     tracking_error: float
-    obstruction: float = 0.03
+    obstruction: float = 0.02
     rest_between_instructions: bool = True
 
 

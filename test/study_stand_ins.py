@@ -11,8 +11,9 @@ from arvrm_ros.evaluation.study import StudyError
 from arvrm_ros.evaluation.study_runner import Stages
 
 
-def no_data(study, out, workers):
-    pass
+def no_data(study, out, workers, episodes):
+    with (out / "asked").open("a") as asked:
+        print(episodes, file=asked)
 
 
 def fake_pretrain(study, job, folder):

@@ -313,7 +313,7 @@ class TestExecutor:
         blocked = np.array(contract.home)
         commands = held(executor, blocked, 0.0, 4.0)
         assert executor.error[0] is ExecutionCode.OBSTRUCTED
-        assert "is held 0.03" in executor.error[1]
+        assert "is held 0.02" in executor.error[1]
         assert executor.state is ExecutorState.HOLDING
         assert_within_limits(commands, contract)
         assert np.abs([command.positions - blocked for command in commands]).max() < 0.16
@@ -361,6 +361,22 @@ class TestExecutor:
             assert executor.error[0] is ExecutionCode.NONE
         assert executor.tracking_error < 1e-3
         assert np.abs(where[-1] - where[0]).max() > 0.2
+
+    def test_what_still_holds_an_arm_at_rest_is_given_way_to_slowly(
+        self, executor: ChunkExecutor, contract: RobotContract
+    ) -> None:
+        executor.accept(line(contract, (0, 0.2, 0)), 0.0)
+        follow(executor, 0.0, 0.3)
+        executor.emergency_stop()
+        stop = follow(executor, 0.3, 0.3)
+        caught = stop[-1].positions + np.eye(7)[1] * 0.015
+        commands = held(executor, caught, 0.6, 3.0)
+        assert commands[-1].positions == pytest.approx(caught, abs=1e-3)
+        assert 0.01 < np.abs([command.velocities for command in commands]).max() < 0.02, "rad/s, counts as rest"
+        for sunk in range(10):  # one that sags wherever it is asked to be
+            commands += held(executor, executor.commanded + np.eye(7)[1] * 0.015, 3.6 + 3 * sunk, 3.0)
+        assert np.abs(executor.commanded - stop[-1].positions).max() < 0.05
+        assert_within_limits(stop + commands, contract)
 
     def test_an_arm_pushed_far_off_its_command_is_not_followed(
         self, executor: ChunkExecutor, contract: RobotContract

@@ -263,6 +263,17 @@ def test_arms_and_seeds_can_be_chosen(tmp_path):
         run(study, tmp_path, arms=["nothing"])
     with pytest.raises(StudyError, match="no seed 7; it has 0, 1"):
         run(study, tmp_path, seeds=[7])
+    with pytest.raises(StudyError, match="no data some; it has full, small"):
+        run(study, tmp_path, amounts=["some"])
+
+
+def test_little_data_does_not_wait_for_all(tmp_path):
+    study = study_from_dict(STUDY)
+    _, results = run(study, tmp_path, amounts=["small"])
+    assert {cell.data for cell in results.rows if cell.evaluation != "pretraining"} == {"small"}
+    run(study, tmp_path)
+    assert (tmp_path / "out" / "asked").read_text().split() == ["4", "40"]
+    assert len(results.rows) < len(Results(tmp_path / "results.json").rows) == len(planned(study))
 
 
 def test_two_studies_do_not_work_in_one_folder(tmp_path):

@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="study: a name in config/studies, or a YAML file")
     parser.add_argument("--only", metavar="ARM,...", help="run these arms only")
     parser.add_argument("--seeds", metavar="SEED,...", help="run these seeds only")
+    parser.add_argument("--data", metavar="{full,small}", help="run what needs all of the robot data, or little, only")
     parser.add_argument("--report-only", action="store_true", help="run nothing; write the report from the results")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="jobs side by side, one thread each")
     parser.add_argument("--out", type=Path, help="working folder; the study's (runs/study) if not given")
@@ -43,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
             raise StudyError(f"--seeds {args.seeds}: give whole numbers, separated by commas") from None
         arms = args.only.split(",") if args.only else None
         out = args.out or Path(study.out)
-        outcome = run_study(study, out, results, args.workers, lambda: report.write(results), arms, seeds)
+        amounts = [args.data] if args.data else None
+        outcome = run_study(study, out, results, args.workers, lambda: report.write(results), arms, seeds, amounts)
     report.write(results)
     print(path)
     if not args.report_only and outcome.failed:

@@ -59,6 +59,10 @@ class Data:
     encoder_steps: int = 0
     seed: int = 0
 
+    def count(self, amount: str) -> int:
+        """Robot episodes of the full or the small data."""
+        return self.episodes if amount == FULL else self.small_episodes
+
 
 @dataclass(frozen=True)
 class FinetuneSteps:
@@ -371,7 +375,7 @@ def training_settings(study: Study, arm: Arm, data: str, variants: str, seed: in
         "pretraining": pretraining_settings(study, arm, seed) if arm.pretrained else None,
         "clips": study.data.clips if arm.human_clips else 0,
         "mode": arm.mode if arm.human_clips else "",
-        "episodes": study.data.episodes if data == FULL else study.data.small_episodes,
+        "episodes": study.data.count(data),
         "variants": variants,
         "steps": getattr(study.training.finetune_steps, data),
         "batch": study.training.batch,

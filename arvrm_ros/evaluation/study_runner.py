@@ -32,6 +32,7 @@ from arvrm_ros.errors import ArvrmError
 from arvrm_ros.evaluation.study import (
     FULL,
     PRETRAINING,
+    SMALL,
     Cell,
     Job,
     Study,
@@ -119,20 +120,22 @@ class Stages:
     """The work itself, as functions that another process can import.
 
     Attributes:
-        prepare: (study, out, workers) makes the data that is missing.
+        prepare: (study, out, workers, episodes) makes the data that is missing, and so many robot episodes.
         pretrain: (study, job, folder) writes ``pretrained.safetensors``, returns validation figures.
         finetune: (study, job, folder, pretrained weights or None) writes ``checkpoint/``, returns validation figures.
         evaluate: (study, job, folder, evaluation, rows file) returns tasks in a row per chain, and a summary.
     """
 
-    prepare: Callable[[Study, Path, int], None]
+    prepare: Callable[[Study, Path, int, int], None]
     pretrain: Callable[[Study, Job, Path], dict[str, float]]
     finetune: Callable[[Study, Job, Path, Path | None], dict[str, float]]
     evaluate: Callable[[Study, Job, Path, str, Path], tuple[list[int], dict[str, Any]]]
 
 
-def prepare(study: Study, out: Path, workers: int) -> None:
+def prepare(study: Study, out: Path, workers: int, episodes: int) -> None:
     """Makes the data that is missing: episodes, clips, image encoder, database, features, the chains to evaluate on.
+
+    Robot episodes are made up to the number asked for: a study whose little data comes first need not wait for all.
 
     Raises:
         ArvrmError: it cannot be made, or what is there is not the study's.
@@ -148,13 +151,15 @@ def prepare(study: Study, out: Path, workers: int) -> None:
     for held_out in {study.evaluations[name].held_out for runs in study.runs for name in runs.evaluations}:
         _draw_chains(study, out, held_out, workers)
     data, done = study.data, out / "data.json"
-    settings = dataclasses.asdict(data) | {"robot_contract": study.robot}
+    settings = dataclasses.asdict(data) | {"robot_contract": study.robot, "episodes": episodes}
     paths = [Path(data.robot), Path(data.human), Path(data.image_encoder), Path(data.database)]
-    if done.is_file() and json.loads(done.read_text(encoding="utf-8")) == settings and all(p.exists() for p in paths):
-        return
+    if done.is_file() and all(path.exists() for path in paths):
+        made = json.loads(done.read_text(encoding="utf-8"))
+        if made == settings | {"episodes": max(made["episodes"], episodes)}:
+            return
     robot, human, encoder, database_path = paths
-    if len(list(robot.glob("episode_*.npz"))) < data.episodes:
-        collect_robot(robot, load_contract(study.robot), data.episodes, data.seed, workers)
+    if len(list(robot.glob("episode_*.npz"))) < episodes:
+        collect_robot(robot, load_contract(study.robot), episodes, data.seed, workers)
     if not human.is_dir() or len(clip_folders(human)) < data.clips:
         collect_human(human, data.clips, data.seed, workers, study.robot)
     if (count := len(clip_folders(human))) != data.clips:
@@ -223,7 +228,7 @@ def _finetune(study: Study, job: Job, folder: Path, pretrained: Path | None) -> 
         job.arm.config,
         Schedule(getattr(chosen.finetune_steps, job.cell.data), chosen.learning_rate, seed=job.cell.seed),
         chosen.batch,
-        limit=data.episodes if job.cell.data == FULL else data.small_episodes,
+        limit=data.count(job.cell.data),
         variants=job.cell.variants,
         mode=job.arm.mode,
     )
@@ -319,6 +324,7 @@ def run_study(
     report: Callable[[], None],
     arms: list[str] | None = None,
     seeds: list[int] | None = None,
+    amounts: list[str] | None = None,
     stages: Stages = STAGES,
 ) -> Outcome:
     """Does all that is not done yet, each job in a process of its own with one thread.
@@ -327,13 +333,14 @@ def run_study(
         out: working folder, one folder per run below it.
         workers: jobs at a time.
         report: called after each run that brought new results.
-        arms, seeds: only these; None for all.
+        arms, seeds, amounts: only these, the last being "full" or "small" data; None for all.
 
     Raises:
         ArvrmError: the data cannot be made, a name is unknown, or another process works in the same folder.
     """
     _check_known("arm", arms, study.arms)
     _check_known("seed", seeds, study.seeds)
+    _check_known("data", amounts, (FULL, SMALL))
     with _alone(out):
         cells, everything = planned(study), expand(study)
         for folder in {job.folder for job in everything}:
@@ -342,13 +349,18 @@ def run_study(
             job
             for job in everything
             if job.is_pretraining
-            or ((arms is None or job.cell.arm in arms) and (seeds is None or job.cell.seed in seeds))
+            or (
+                (arms is None or job.cell.arm in arms)
+                and (seeds is None or job.cell.seed in seeds)
+                and (amounts is None or job.cell.data in amounts)
+            )
         ]
         jobs = remaining(wanted, out, results, cells)
         print(f"{len(jobs)} jobs to do, {len(results.matching(cells))} of {len(cells)} results are there", flush=True)
         if not jobs:
             return Outcome()
-        stages.prepare(study, out, workers)
+        episodes = max([study.data.count(job.cell.data) for job in jobs if not job.is_pretraining], default=0)
+        stages.prepare(study, out, workers, episodes)
         return _Runner(study, out, results, cells, report, stages).run(jobs, workers)
 
 

@@ -35,7 +35,9 @@ IN_A_ROW = 3.0  # s in which they come then
 LAG = 0.1  # s by which a free arm is behind its commands, at most
 LONGEST_RELIEF = 0.3  # s in which it gives way; else it rests as it is
 RELIEF_AGE = 2.0  # times the age that joint states may have, for that: an arm also stops because they are missing
-GIVE_WAY = 4.0  # times slower than it could the arm moves to where it is held
+GIVE_WAY = 4.0  # times slower than it could an arm that does not follow moves to where it is held
+CREEP = 0.015  # rad/s, at most, with which an arm that rests gives way to what still holds it
+RELIEFS = 3  # times that it does: one that sags under its own weight does not sink for ever
 CLOCK_SLIP = 0.01  # of a period by which a step may be longer or shorter to follow the caller's clock
 ON_PATH = 0.005  # rad within which an arm that was left alone counts as on its path
 LONGEST_DELAY = 0.5  # s
@@ -175,6 +177,7 @@ class ChunkExecutor:
         self._commands.clear()
         self._committed = now
         self._gives_way_until = -np.inf
+        self._reliefs = 0
         self._obstructions.clear()
         self._braking = False
         self._settle()
@@ -295,7 +298,7 @@ class ChunkExecutor:
         if (late := self._committed - plan.start) > CLOCK_SLIP * self.settings.period:
             message = f"the chunk was planned {late:.3f} s after the motion that it begins from; 0 s is the most"
             raise MotionRefused(ExecutionCode.PREEMPTED, message)
-        self._path, self._chunk = plan.path, plan.chunk
+        self._path, self._chunk, self._reliefs = plan.path, plan.chunk, 0
         self._newest_stamp = -np.inf if plan.chunk is None else plan.chunk.stamp
         self.clamped = plan.clamped
         self.state = ExecutorState.FOLLOWING
@@ -337,20 +340,20 @@ class ChunkExecutor:
         self._measured, self._measured_at = position, now
         difference = np.abs(position - self._commanded_for(now))
         self.tracking_error = float(difference.max())
-        if self._braking or self.state is ExecutorState.STOPPED:
+        if self._braking:
             return
         watchdogs = self.contract.watchdogs
-        if self.error[0] in HELD:
-            if now > self._path.end + LAG and self.tracking_error > watchdogs.obstruction:
-                self._rest_where_held()
-        elif self.tracking_error > watchdogs.tracking_error and not self._yielding(now):
+        yields = self.state is ExecutorState.STOPPED or self.error[0] in HELD or self._yielding(now)
+        if self.tracking_error > watchdogs.tracking_error and not yields:
             joint = self.contract.joints[int(difference.argmax())]
             message = f"{joint} is {self.tracking_error:.2f} rad from its command"
             limit = f"watchdogs.tracking_error is {watchdogs.tracking_error} rad"
             self.error = (ExecutionCode.TRACKING_ERROR, f"{message}; {limit}")
             self.state = ExecutorState.HOLDING
             self._stop_at_once()
-        elif self.state is ExecutorState.FOLLOWING and now > self._gives_way_until:
+        elif self.state is not ExecutorState.FOLLOWING:
+            self._rest_where_held(now)
+        elif now > self._gives_way_until:
             self._look_for_obstruction(now)
 
     def step(self, now: float) -> JointCommand:
@@ -476,6 +479,7 @@ class ChunkExecutor:
 
     def _leave(self) -> None:
         """Leaves the path at a falling speed, rests where the arm is, and forgets the chunk."""
+        self._reliefs = RELIEFS
         rates = np.abs(self._command[1])
         # Speed falls as a smoothstep, at most by 1.5 times its mean.
         seconds = max(self.settings.blend, float((1.5 * rates / np.array(self.contract.limits.acceleration)).max()))
@@ -507,7 +511,7 @@ class ChunkExecutor:
 
     def _stop_at_once(self) -> None:
         """Replaces the path by the brake from the last command on."""
-        self._braking = True
+        self._braking, self._reliefs = True, RELIEFS
         way = np.concatenate([self._command[:, None], self._brake.way(self._command, self.settings.period)], axis=1)
         knots = np.zeros((3, max(way.shape[1], 2), way.shape[2] + 1))
         knots[:, :, :-1], knots[0, :, -1] = way, self._gripper
@@ -538,11 +542,14 @@ class ChunkExecutor:
         return path
 
     def _off(self) -> np.ndarray:
-        """(n,) rad by which the joints are measured outside of where a free arm, which lags, would be."""
-        at = self._measured_at
-        if at is None:
+        """(n,) rad by which the joints are measured outside of where a free arm, which lags, would be.
+
+        0 where that is not known, as after a pause: the arm went on by what it had been sent.
+        """
+        at, period = self._measured_at, self.settings.period
+        if at is None or self._committed < at - period:
             return np.zeros_like(self._measured)
-        recent = [positions for time, positions in self._commands if -LAG <= time - at <= self.settings.period]
+        recent = [positions for time, positions in self._commands if -LAG <= time - at <= period]
         if not recent:
             return np.zeros_like(self._measured)
         low, high = np.min(recent, axis=0), np.max(recent, axis=0)
@@ -587,12 +594,18 @@ class ChunkExecutor:
         self._newest_stamp = -np.inf
         self._path = JointPath.rest(np.append(self._command[0], self._gripper), self._committed)
 
-    def _rest_where_held(self) -> None:
-        """Moves slowly from rest to where the arm is measured."""
+    def _rest_where_held(self, now: float) -> None:
+        """After a stop, moves slowly to where the arm is measured, as long as it still presses there."""
+        if not self._reliefs or self.tracking_error < PRESSES or now < self._path.end + LAG:
+            return
+        self._reliefs -= 1
         limits, here = self.contract.limits, np.append(self._command[0], self._gripper)
         there = np.append(np.clip(self._measured, limits.position_min, limits.position_max), self._gripper)
-        seconds = GIVE_WAY * chunks.seconds_between(np.abs(there - here)[:-1], self.contract)
-        self._path = JointPath.between(here, there, self._committed, max(seconds, 0.5))
+        off = np.abs(there - here)[:-1]
+        seconds = max(GIVE_WAY * chunks.seconds_between(off, self.contract), 0.5)
+        if self.error[0] not in HELD:
+            seconds = max(seconds, 1.875 * float(off.max()) / CREEP)
+        self._path = JointPath.between(here, there, self._committed, seconds)
 
 
 def _joint_command(motion: np.ndarray, gripper: float) -> JointCommand:
