@@ -35,9 +35,11 @@ IN_A_ROW = 3.0  # s in which they come then
 LAG = 0.1  # s by which a free arm is behind its commands, at most
 LONGEST_RELIEF = 0.3  # s in which it gives way; else it rests as it is
 RELIEF_AGE = 2.0  # times the age that joint states may have, for that: an arm also stops because they are missing
+SETTLES = 0.05  # s after its commands rest in which a free arm does
+REST = 0.22  # s after a stop in which commands may move; with the way to the arm and its lag it rests within 0.3 s
 GIVE_WAY = 4.0  # times slower than it could an arm that does not follow moves to where it is held
-CREEP = 0.015  # rad/s, at most, with which an arm that rests gives way to what still holds it
-RELIEFS = 3  # times that it does: one that sags under its own weight does not sink for ever
+CREEP = 0.015  # rad/s, at most, with which it gives way after that
+RELIEFS = 3  # times that an arm at rest gives way: one that sags under its own weight does not sink for ever
 CLOCK_SLIP = 0.01  # of a period by which a step may be longer or shorter to follow the caller's clock
 ON_PATH = 0.005  # rad within which an arm that was left alone counts as on its path
 LONGEST_DELAY = 0.5  # s
@@ -177,7 +179,7 @@ class ChunkExecutor:
         self._commands.clear()
         self._committed = now
         self._gives_way_until = -np.inf
-        self._reliefs = 0
+        self._reliefs, self._rests_by = 0, -np.inf
         self._obstructions.clear()
         self._braking = False
         self._settle()
@@ -479,7 +481,7 @@ class ChunkExecutor:
 
     def _leave(self) -> None:
         """Leaves the path at a falling speed, rests where the arm is, and forgets the chunk."""
-        self._reliefs = RELIEFS
+        self._reliefs, self._rests_by = RELIEFS, self._committed + REST
         rates = np.abs(self._command[1])
         # Speed falls as a smoothstep, at most by 1.5 times its mean.
         seconds = max(self.settings.blend, float((1.5 * rates / np.array(self.contract.limits.acceleration)).max()))
@@ -511,7 +513,7 @@ class ChunkExecutor:
 
     def _stop_at_once(self) -> None:
         """Replaces the path by the brake from the last command on."""
-        self._braking, self._reliefs = True, RELIEFS
+        self._braking, self._reliefs, self._rests_by = True, RELIEFS, self._committed + REST
         way = np.concatenate([self._command[:, None], self._brake.way(self._command, self.settings.period)], axis=1)
         knots = np.zeros((3, max(way.shape[1], 2), way.shape[2] + 1))
         knots[:, :, :-1], knots[0, :, -1] = way, self._gripper
@@ -595,16 +597,18 @@ class ChunkExecutor:
         self._path = JointPath.rest(np.append(self._command[0], self._gripper), self._committed)
 
     def _rest_where_held(self, now: float) -> None:
-        """After a stop, moves slowly to where the arm is measured, as long as it still presses there."""
-        if not self._reliefs or self.tracking_error < PRESSES or now < self._path.end + LAG:
+        """After a stop, moves to where the arm is measured, if it presses there: soon, or so slowly that it rests."""
+        if not self._reliefs or self.tracking_error < PRESSES or now < self._path.end + SETTLES:
             return
         self._reliefs -= 1
         limits, here = self.contract.limits, np.append(self._command[0], self._gripper)
         there = np.append(np.clip(self._measured, limits.position_min, limits.position_max), self._gripper)
         off = np.abs(there - here)[:-1]
-        seconds = max(GIVE_WAY * chunks.seconds_between(off, self.contract), 0.5)
-        if self.error[0] not in HELD:
-            seconds = max(seconds, 1.875 * float(off.max()) / CREEP)
+        seconds = 1.1 * chunks.seconds_between(off, self.contract)
+        if self._committed + seconds > self._rests_by:
+            seconds = max(GIVE_WAY * seconds, 0.5)
+            if self.error[0] not in HELD:
+                seconds = max(seconds, 1.875 * float(off.max()) / CREEP)
         self._path = JointPath.between(here, there, self._committed, seconds)
 
 
