@@ -331,7 +331,7 @@ class TestExecutor:
             if codes[-1] is ExecutionCode.TRACKING_ERROR:
                 break
         assert codes.count(ExecutionCode.OBSTRUCTED) >= 4
-        assert "5 times in a row" in executor.error[1]
+        assert "again and again" in executor.error[1]
         assert executor.state is ExecutorState.HOLDING
         commands += held(executor, blocked, now + 0.1, 1.0)
         assert_within_limits(commands, contract)

@@ -8,8 +8,6 @@ No clock, no ROS, no randomness: the same calls give the same commands, on a rob
 from __future__ import annotations
 
 import contextlib
-from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -24,28 +22,17 @@ from arvrm_ros.motion import chunks, safety
 from arvrm_ros.motion.braking import Brake
 from arvrm_ros.motion.chunk_planner import ChunkPlanner
 from arvrm_ros.motion.chunks import JointPath
+from arvrm_ros.motion.contact import Contact
 from arvrm_ros.motion.kinematics import Kinematics
 
 ATTEMPTS = 10  # at a way back to the path before the arm is brought to rest
 LONGER = 1.25  # times that a way, or a hold, takes longer from one attempt to the next
 LONGEST_HOLD = 0.1  # s in which a hold has to rest on the path; else the arm is braked straight on
-PRESSES = 0.008  # rad off its command from which an arm that is to rest gives way to what holds it; a free one is 0.003
-OBSTRUCTIONS = 5  # in a row after which an arm counts as not following, instead of giving way to something
-IN_A_ROW = 3.0  # s in which they come then
-LAG = 0.1  # s by which a free arm is behind its commands, at most
-LONGEST_RELIEF = 0.3  # s in which it gives way; else it rests as it is
-RELIEF_AGE = 2.0  # times the age that joint states may have, for that: an arm also stops because they are missing
-SETTLES = 0.05  # s after its commands rest in which a free arm does
-REST = 0.22  # s after a stop in which commands may move; with the way to the arm and its lag it rests within 0.3 s
-GIVE_WAY = 4.0  # times slower than it could an arm that does not follow moves to where it is held
-CREEP = 0.015  # rad/s, at most, with which it gives way after that
-RELIEFS = 3  # times that an arm at rest gives way: one that sags under its own weight does not sink for ever
 CLOCK_SLIP = 0.01  # of a period by which a step may be longer or shorter to follow the caller's clock
 ON_PATH = 0.005  # rad within which an arm that was left alone counts as on its path
 LONGEST_DELAY = 0.5  # s
 RESTS_AT = 1e-6  # rad within which a goal move begins where the arm rests
 HELD = (ExecutionCode.OBSTRUCTED, ExecutionCode.TRACKING_ERROR)  # why it rests where it is measured, not commanded
-REMEMBERED = 64  # commands, to compare a measurement with what was commanded for its time
 
 
 Solve = Callable[[ActionChunk, float, JointPath], tuple[JointPath, str]]
@@ -123,7 +110,6 @@ class ChunkExecutor:
         state: what it does.
         error: why the last chunk was refused or the arm stopped.
         clamped: what was cut from the chunk that is followed, "" for nothing.
-        tracking_error: rad, largest difference between command and measurement.
 
     Args:
         contract: of the robot.
@@ -146,17 +132,15 @@ class ChunkExecutor:
         self._solve = solve or ChunkPlanner(contract, self.settings).solve
         self._check = safety.PathCheck(contract, self.settings.period)
         self._brake = Brake(contract, self.settings.period)
-        self._commands: deque[tuple[float, np.ndarray]] = deque(maxlen=REMEMBERED)
-        self._obstructions: deque[float] = deque(maxlen=OBSTRUCTIONS)
+        self._contact = Contact(contract, self.settings.period)
         gripper = contract.gripper
         self._gripper_step = gripper.max_velocity / abs(gripper.open - gripper.closed) * self.settings.period
         self.state = ExecutorState.HOLDING
         self.error: tuple[ExecutionCode, str] = (ExecutionCode.NONE, "")
         self._path: JointPath
-        self._measured_at: float | None
         self._chunk: ActionChunk | None
         self.reset(np.array(contract.home), 1.0, 0.0)
-        self._measured_at = None
+        self._contact.measured_at = None
 
     def reset(self, joint_positions: np.ndarray, gripper: float, now: float) -> None:
         """At rest at (n,) rad and a gripper opening; all is forgotten but an emergency stop.
@@ -170,17 +154,11 @@ class ChunkExecutor:
             self.state = ExecutorState.HOLDING
             self.error = (ExecutionCode.NONE, "")
         self.clamped = ""
-        self.tracking_error = 0.0
         self._gripper = float(np.clip(gripper, 0.0, 1.0))
-        self._measured = position.copy()
-        self._measured_at = now
+        self._contact.begin(position, now)
         self._command = np.zeros((3, len(position)))
         self._command[0] = position
-        self._commands.clear()
         self._committed = now
-        self._gives_way_until = -np.inf
-        self._reliefs, self._rests_by = 0, -np.inf
-        self._obstructions.clear()
         self._braking = False
         self._settle()
 
@@ -188,6 +166,11 @@ class ChunkExecutor:
     def commanded(self) -> np.ndarray:
         """(n,) rad, the last commanded joint positions."""
         return self._command[0].copy()
+
+    @property
+    def tracking_error(self) -> float:
+        """Radians, largest difference between command and measurement."""
+        return self._contact.tracking_error
 
     @property
     def motion(self) -> object:
@@ -300,7 +283,8 @@ class ChunkExecutor:
         if (late := self._committed - plan.start) > CLOCK_SLIP * self.settings.period:
             message = f"the chunk was planned {late:.3f} s after the motion that it begins from; 0 s is the most"
             raise MotionRefused(ExecutionCode.PREEMPTED, message)
-        self._path, self._chunk, self._reliefs = plan.path, plan.chunk, 0
+        self._contact.follows()
+        self._path, self._chunk = plan.path, plan.chunk
         self._newest_stamp = -np.inf if plan.chunk is None else plan.chunk.stamp
         self.clamped = plan.clamped
         self.state = ExecutorState.FOLLOWING
@@ -308,7 +292,8 @@ class ChunkExecutor:
 
     def hold(self, now: float) -> None:
         """Leaves the path at a falling speed, rests, and forgets the chunk."""
-        if self.state is ExecutorState.STOPPED or self._braking:
+        rests = self.state is ExecutorState.HOLDING and now >= self._path.end
+        if rests or self.state is ExecutorState.STOPPED or self._braking:
             return
         self._follow_clock(now)
         self._leave()
@@ -339,24 +324,26 @@ class ChunkExecutor:
             safety.check_positions(position, self.contract)
         except MotionRefused:
             return
-        self._measured, self._measured_at = position, now
-        difference = np.abs(position - self._commanded_for(now))
-        self.tracking_error = float(difference.max())
+        self._contact.measure(position, now)
         if self._braking:
             return
-        watchdogs = self.contract.watchdogs
-        yields = self.state is ExecutorState.STOPPED or self.error[0] in HELD or self._yielding(now)
-        if self.tracking_error > watchdogs.tracking_error and not yields:
-            joint = self.contract.joints[int(difference.argmax())]
-            message = f"{joint} is {self.tracking_error:.2f} rad from its command"
-            limit = f"watchdogs.tracking_error is {watchdogs.tracking_error} rad"
-            self.error = (ExecutionCode.TRACKING_ERROR, f"{message}; {limit}")
+        limit, held = self.contract.watchdogs.tracking_error, self.error[0] in HELD
+        yields = held or self.state is ExecutorState.STOPPED or self._yielding(now)
+        if self.tracking_error > limit and not yields:
+            joint = self.contract.joints[int(np.abs(position - self._contact.commanded_for(now)).argmax())]
+            message = (
+                f"{joint} is {self.tracking_error:.2f} rad from its command; watchdogs.tracking_error is {limit} rad"
+            )
+            self.error = (ExecutionCode.TRACKING_ERROR, message)
             self.state = ExecutorState.HOLDING
             self._stop_at_once()
         elif self.state is not ExecutorState.FOLLOWING:
-            self._rest_where_held(now)
-        elif now > self._gives_way_until:
-            self._look_for_obstruction(now)
+            self._path = self._contact.rests(self._path, self._committed, at_once=held) or self._path
+        elif obstruction := self._contact.obstruction(now):
+            self._leave()
+            self.error = (ExecutionCode.OBSTRUCTED, f"{obstruction}. It gives way")
+            if self._contact.gives_way(now, self._path.end):
+                self.error = (ExecutionCode.TRACKING_ERROR, f"{obstruction}. It gave way again and again")
 
     def step(self, now: float) -> JointCommand:
         """The next command, to be reached at ``now + period``. Call it once per period.
@@ -368,7 +355,7 @@ class ChunkExecutor:
         self._committed = now + self.settings.period
         motion = self._path.at(self._committed)
         self._command, self._gripper = motion[:, :-1], self._towards(motion[0, -1], self._gripper)
-        self._commands.append((self._committed, self._command[0]))
+        self._contact.command(self._committed, self._command[0])
         if self._braking and self._committed >= self._path.end:
             self._braking = False
             self._settle()
@@ -404,8 +391,7 @@ class ChunkExecutor:
         Args:
             way: seconds, and where the arm was meant to be then; it goes on from the last one.
         """
-        self._commands.clear()
-        self._commands.extend((time, command.positions) for time, command in way)
+        self._contact.replace_commands((time, command.positions) for time, command in way)
         now, command = way[-1]
         self._command = np.array([command.positions, command.velocities, command.accelerations])
         self._committed, self._gripper = now, command.gripper
@@ -449,9 +435,8 @@ class ChunkExecutor:
         if missed < -slip or (missed > slip and jumps):
             self._path = self._path.delayed(missed)
         if missed < -2 * self.settings.period:  # the clock was set back: no stamp from before can be told from new ones
-            self._newest_stamp = self._gives_way_until = -np.inf
-            self._measured_at = None if self._measured_at is None else min(self._measured_at, now)
-            self._commands.clear()
+            self._newest_stamp = -np.inf
+            self._contact.clock_set_back(now)
         self._committed = now
 
     def _towards(self, opening: float, gripper: float) -> float:
@@ -466,22 +451,10 @@ class ChunkExecutor:
 
     def deviation(self, joint_positions: np.ndarray, time: float) -> float:
         """Radians by which the farthest joint of (n,) positions is away from what was commanded for a time."""
-        return float(np.abs(np.asarray(joint_positions, dtype=float) - self._commanded_for(time)).max())
-
-    def _commanded_for(self, time: float) -> np.ndarray:
-        """(n,) rad commanded for a time: commands may be given ahead of it."""
-        if not self._commands:
-            return self.commanded
-        times, positions = zip(*self._commands, strict=True)
-        i = min(max(bisect_right(times, time), 1), len(times) - 1)
-        if len(times) == 1 or time <= times[0]:
-            return positions[0]
-        share = min((time - times[i - 1]) / (times[i] - times[i - 1]), 1.0)
-        return np.asarray(positions[i - 1] + share * (positions[i] - positions[i - 1]))
+        return self._contact.deviation(np.asarray(joint_positions, dtype=float), time)
 
     def _leave(self) -> None:
         """Leaves the path at a falling speed, rests where the arm is, and forgets the chunk."""
-        self._reliefs, self._rests_by = RELIEFS, self._committed + REST
         rates = np.abs(self._command[1])
         # Speed falls as a smoothstep, at most by 1.5 times its mean.
         seconds = max(self.settings.blend, float((1.5 * rates / np.array(self.contract.limits.acceleration)).max()))
@@ -496,24 +469,9 @@ class ChunkExecutor:
         self._chunk, self._newest_stamp = None, -np.inf
         self.state = ExecutorState.HOLDING
 
-    def _look_for_obstruction(self, now: float) -> None:
-        """Leaves the path when something holds the arm off it, which just lags else."""
-        limit = self.contract.watchdogs.obstruction
-        if self.tracking_error <= limit or (off := np.abs(self._off())).max() <= limit:
-            return
-        self._leave()
-        self._gives_way_until = self._path.end
-        self._obstructions.append(now)
-        joint = self.contract.joints[int(off.argmax())]
-        message = f"{joint} is held {off.max():.3f} rad off its path; watchdogs.obstruction is {limit} rad"
-        self.error = (ExecutionCode.OBSTRUCTED, f"{message}. It gives way")
-        if len(self._obstructions) == OBSTRUCTIONS and now - self._obstructions[0] < IN_A_ROW:
-            self.error = (ExecutionCode.TRACKING_ERROR, f"{message}. It gave way {OBSTRUCTIONS} times in a row")
-            self._obstructions.clear()
-
     def _stop_at_once(self) -> None:
         """Replaces the path by the brake from the last command on."""
-        self._braking, self._reliefs, self._rests_by = True, RELIEFS, self._committed + REST
+        self._braking = True
         way = np.concatenate([self._command[:, None], self._brake.way(self._command, self.settings.period)], axis=1)
         knots = np.zeros((3, max(way.shape[1], 2), way.shape[2] + 1))
         knots[:, :, :-1], knots[0, :, -1] = way, self._gripper
@@ -521,41 +479,7 @@ class ChunkExecutor:
         self._path = self._relieved(JointPath.through(times, knots))
 
     def _relieved(self, path: JointPath) -> JointPath:
-        """A way to rest that gives way to what holds the arm off its command.
-
-        Else the arm would go on pressing at rest, and spring when it comes free. As it is where it goes to, or was a
-        moment ago, nothing is nearer. Joint states that are missing for longer, or a way that would take too long or
-        break a limit, leave it as it is.
-        """
-        at, max_age = self._measured_at, RELIEF_AGE * self.contract.observation.joint_states.max_age
-        if at is None or self._committed - self.settings.lead - at > max_age:
-            return path
-        off = self._off()
-        if np.abs(off).max() < PRESSES:
-            return path
-        limits, end = self.contract.limits, path.at(path.end)[0][:-1]
-        off = np.clip(end + off, limits.position_min, limits.position_max) - end
-        seconds = chunks.seconds_between(np.abs(off), self.contract)
-        while seconds <= LONGEST_RELIEF:
-            relieved = path.shifted(np.append(off, 0.0), seconds)
-            if self._keeps_limits(relieved):
-                return relieved
-            seconds *= LONGER
-        return path
-
-    def _off(self) -> np.ndarray:
-        """(n,) rad by which the joints are measured outside of where a free arm, which lags, would be.
-
-        0 where that is not known, as after a pause: the arm went on by what it had been sent.
-        """
-        at, period = self._measured_at, self.settings.period
-        if at is None or self._committed < at - period:
-            return np.zeros_like(self._measured)
-        recent = [positions for time, positions in self._commands if -LAG <= time - at <= period]
-        if not recent:
-            return np.zeros_like(self._measured)
-        low, high = np.min(recent, axis=0), np.max(recent, axis=0)
-        return np.asarray(np.minimum(self._measured - low, 0.0) + np.maximum(self._measured - high, 0.0))
+        return self._contact.stops(path, self._committed - self.settings.lead)
 
     def _keeps_limits(self, path: JointPath) -> bool:
         return bool(safety.needed_slowdown(path.times, path.knots, self.contract).max() <= 1.0)
@@ -564,7 +488,7 @@ class ChunkExecutor:
         """Whether any motion may be planned."""
         if self.state is ExecutorState.STOPPED:
             raise MotionRefused(ExecutionCode.EMERGENCY_STOP, self.error[1])
-        safety.check_joint_states(self._measured_at, now, self.contract)
+        safety.check_joint_states(self._contact.measured_at, now, self.contract)
         limit = self.contract.watchdogs.tracking_error
         if self.tracking_error > limit:
             raise MotionRefused(
@@ -578,7 +502,7 @@ class ChunkExecutor:
         if self.state is not ExecutorState.FOLLOWING:
             return
         try:
-            safety.check_joint_states(self._measured_at, now - self.settings.lead, self.contract)
+            safety.check_joint_states(self._contact.measured_at, now - self.settings.lead, self.contract)
         except MotionRefused as refusal:
             self.hold(now)
             self.error = (refusal.code, str(refusal))
@@ -595,21 +519,6 @@ class ChunkExecutor:
         self._chunk = None
         self._newest_stamp = -np.inf
         self._path = JointPath.rest(np.append(self._command[0], self._gripper), self._committed)
-
-    def _rest_where_held(self, now: float) -> None:
-        """After a stop, moves to where the arm is measured, if it presses there: soon, or so slowly that it rests."""
-        if not self._reliefs or self.tracking_error < PRESSES or now < self._path.end + SETTLES:
-            return
-        self._reliefs -= 1
-        limits, here = self.contract.limits, np.append(self._command[0], self._gripper)
-        there = np.append(np.clip(self._measured, limits.position_min, limits.position_max), self._gripper)
-        off = np.abs(there - here)[:-1]
-        seconds = 1.1 * chunks.seconds_between(off, self.contract)
-        if self._committed + seconds > self._rests_by:
-            seconds = max(GIVE_WAY * seconds, 0.5)
-            if self.error[0] not in HELD:
-                seconds = max(seconds, 1.875 * float(off.max()) / CREEP)
-        self._path = JointPath.between(here, there, self._committed, seconds)
 
 
 def _joint_command(motion: np.ndarray, gripper: float) -> JointCommand:

@@ -34,7 +34,8 @@ from arvrm_ros.errors import ExecutionCode, MotionRefused
 from arvrm_ros.motion import chunk_planner, safety
 from arvrm_ros.motion.backends import Backend, TrajectoryPoint, make_backend, moveit
 from arvrm_ros.motion.chunk_planner import ChunkPlanner
-from arvrm_ros.motion.executor import LAG, ChunkExecutor, ExecutorSettings, ExecutorState, Plan
+from arvrm_ros.motion.contact import LAG
+from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, ExecutorState, Plan
 from arvrm_ros.motion.planning import Planner
 from arvrm_ros.motion.planning_process import PlanningProcess
 from arvrm_ros.motion.plausibility import ClockCheck, JointStateCheck
