@@ -36,14 +36,16 @@ CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4  # lifecycle_msgs/Transiti
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], what: str, timeout: float = 120.0) -> T:
+def wait_for(condition: Callable[[], T], what: str | Callable[[], str], timeout: float = 120.0) -> T:
     """Polls until the condition is true and gives its value; fails the test when it never is.
+
+    What it waited for may be a function, to tell what was there at the end.
 
     The time limit only ends a test that hangs: on a busy machine, importing PyTorch alone may take half a minute.
     """
     end = time.monotonic() + timeout
     while not (value := condition()):
-        assert time.monotonic() < end, f"waited {timeout:g} s for {what}"
+        assert time.monotonic() < end, f"waited {timeout:g} s for {what() if callable(what) else what}"
         time.sleep(0.01)
     return value
 

@@ -120,7 +120,7 @@ class Robot:
         def found() -> ExecutionStatus | None:
             return next((s for s in self.status[seen:] if (s.state, s.error_code) == (state, code)), None)
 
-        return wait_for(found, f"status {state.name}, {code.name}; the last was {self.status[-1:]}")
+        return wait_for(found, lambda: f"status {state.name}, {code.name}; the last was {self.status[-1:]}")
 
     def wait_until_joined(self) -> None:
         """Until the node streams: before, it brings the controller to where the arm is, by single points."""

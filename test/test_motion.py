@@ -362,6 +362,18 @@ class TestExecutor:
         assert executor.tracking_error < 1e-3
         assert np.abs(where[-1] - where[0]).max() > 0.2
 
+    def test_an_arm_that_others_lead_does_not_give_way(self, executor: ChunkExecutor, contract: RobotContract) -> None:
+        executor.accept(line(contract, (0, 0.1, 0)), 0.0)
+        lead = 0.0
+        for i in range(150):
+            late = executor.commanded if i < 50 else 0.8 * executor.commanded + 0.2 * np.array(contract.home)
+            executor.step(i * PERIOD)
+            executor.measured(late, 1.0, (i + 1) * PERIOD, gives_way=False)
+            lead = max(lead, executor.tracking_error)
+        assert 0.02 < lead < 0.25
+        assert executor.error[0] is ExecutionCode.NONE
+        assert executor.state is ExecutorState.FOLLOWING
+
     def test_what_still_holds_an_arm_at_rest_is_given_way_to_slowly(
         self, executor: ChunkExecutor, contract: RobotContract
     ) -> None:

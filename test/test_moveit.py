@@ -133,7 +133,7 @@ def test_servo_halts_before_what_it_alone_knows_and_its_death_is_noticed(
             time.sleep(0.2)
             return next((status.error_msg for status in robot.status[seen:] if status.error_code == code), None)
 
-        return wait_for(found, f"{code.name}; the last status was {robot.status[-1:]}")
+        return wait_for(found, lambda: f"{code.name}; the last status was {robot.status[-1:]}")
 
     assert "MoveIt Servo halted before a collision" in stopped_by(ExecutionCode.OUT_OF_WORKSPACE)
     wait_for(robot.rests, "the arm to rest")

@@ -311,13 +311,19 @@ class ChunkExecutor:
             self.state = ExecutorState.HOLDING
             self.error = (ExecutionCode.NONE, "")
 
-    def measured(self, joint_positions: np.ndarray, gripper: float, now: float) -> None:
+    def measured(self, joint_positions: np.ndarray, gripper: float, now: float, gives_way: bool = True) -> None:
         """Takes joint states (n,) rad and the gripper's opening, for the watchdogs; unusable ones count as silence.
 
         An arm that something holds off its path gives way to where it is measured, and rests until the next chunk:
         motors that give all they have push no more for being asked to go farther, but the arm would spring farther when
         it comes free. Again and again, or beyond ``watchdogs.tracking_error``, it counts as not following. The gripper
         is not watched: a grasped object keeps it from its target.
+
+        Args:
+            joint_positions: (n,) rad.
+            gripper: opening.
+            now: seconds, when they were measured.
+            gives_way: False where the arm follows the commands by other ways and later, as through MoveIt Servo.
         """
         position = np.asarray(joint_positions, dtype=float)
         try:
@@ -337,6 +343,8 @@ class ChunkExecutor:
             self.error = (ExecutionCode.TRACKING_ERROR, message)
             self.state = ExecutorState.HOLDING
             self._stop_at_once()
+        elif not gives_way:
+            return
         elif self.state is not ExecutorState.FOLLOWING:
             self._path = self._contact.rests(self._path, self._committed, at_once=held) or self._path
         elif obstruction := self._contact.obstruction(now):

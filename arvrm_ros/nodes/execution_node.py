@@ -320,7 +320,7 @@ class ExecutionNode(ManagedNode):
             assert self._servo is not None
             positions = self._servo.seen_from_the_end_effector(positions, self._motion.commanded)
         if not self.handed_over:
-            self._motion.measured(positions, gripper, stamp)
+            self._motion.measured(positions, gripper, stamp, gives_way=not self._to_servo)
         if self._stream is not None and self._motion.error[0] is ExecutionCode.TRACKING_ERROR:
             self._lose(self._motion.error[1])
 
