@@ -41,7 +41,7 @@ def patient_contract(folder: Path, **boxes: dict[str, Any]) -> Path:
     """The tabletop, patient with a busy machine, and boxes to keep out of."""
     values = yaml.safe_load(resource("config", "robots", "tabletop.yaml").read_text())
     values["observation"]["joint_states"]["max_age"] = 1.0
-    values["watchdogs"]["tracking_error"] = 0.6  # of commands that come late
+    values["watchdogs"] |= {"tracking_error": 0.6, "obstruction": 0.6}  # of commands that come late
     values["limits"]["keep_out"] |= boxes
     path = folder / "_".join(["patient", *boxes, "contract.yaml"])
     path.write_text(yaml.safe_dump(values))

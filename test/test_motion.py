@@ -362,6 +362,22 @@ class TestExecutor:
         assert executor.tracking_error < 1e-3
         assert np.abs(where[-1] - where[0]).max() > 0.2
 
+    def test_a_chunk_that_comes_while_the_arm_moves_slowly_to_where_it_is_held(
+        self, executor: ChunkExecutor, contract: RobotContract
+    ) -> None:
+        executor.accept(line(contract, (0, 0.2, 0)), 0.0)
+        commands = follow(executor, 0.0, 0.3)
+        executor.emergency_stop()
+        commands += follow(executor, 0.3, 0.3)
+        commands += held(executor, commands[-1].positions + np.eye(7)[1] * 0.02, 0.6, 1.3)  # of some 2.5 s
+        assert np.abs(commands[-1].velocities).max() > 0.01, "it still gives way"
+        executor.clear_emergency_stop()
+        chunk = line(contract, (0, 0.1, 0), stamp=1.9)
+        chunk.positions += executor.kinematics.forward(executor.commanded)[0] - chunk.positions[0]
+        executor.adopt(executor.plan(chunk, 1.96))  # as a stream does: up to there the motion goes on
+        commands += follow(executor, 1.9, 1.0)
+        assert_within_limits(commands, contract)
+
     def test_an_arm_that_others_lead_does_not_give_way(self, executor: ChunkExecutor, contract: RobotContract) -> None:
         executor.accept(line(contract, (0, 0.1, 0)), 0.0)
         lead = 0.0

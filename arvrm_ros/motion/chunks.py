@@ -283,7 +283,9 @@ def merge(old: JointPath, new: ChunkMotion, now: float, seconds: float, newest_w
         motion = before + _product(share[..., None], motion - before)
     bridge = JointPath(times[[0, joined]], np.stack([old.at(now), motion[:, joined]], axis=1))
     motion[:, :joined] = bridge.sample(times[:joined])
-    past = (old.times < now) & (old.times > now - HISTORY)
+    # From the last knot before what is remembered, so that a motion of few knots stays what it is up to now.
+    first = max(int(np.searchsorted(old.times, now - HISTORY, side="right")) - 1, 0)
+    past = slice(first, max(int(np.searchsorted(old.times, now)), first))
     return JointPath.through(np.append(old.times[past], times), np.append(old.knots[:, past], motion, axis=1))
 
 
