@@ -41,7 +41,7 @@ def losses(folder):
 
 def test_both_stages_learn_and_the_checkpoint_loads(tmp_path, episodes, database):
     schedule = Schedule(60, 3e-3, warmup=5, save_every=10)
-    pretrain(database, tmp_path / "pretrain", TINY, schedule, batch=4)
+    pretrain(database, None, tmp_path / "pretrain", TINY, schedule, batch=4)
     first, *_, last = losses(tmp_path / "pretrain")
     assert last < first
     contract = load_contract("tabletop")
@@ -61,7 +61,7 @@ def test_both_stages_learn_and_the_checkpoint_loads(tmp_path, episodes, database
 
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path, database):
     schedule = Schedule(20, 1e-3, warmup=2, save_every=5)
-    pretrain(database, tmp_path / "whole", TINY, schedule, batch=4)
+    pretrain(database, None, tmp_path / "whole", TINY, schedule, batch=4)
     calls = 0
 
     def stop_at_step_13(self, *args):
@@ -77,15 +77,15 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path, datab
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Backbone, "human_errors", stop_at_step_13)
         with pytest.raises(KeyboardInterrupt):
-            pretrain(database, tmp_path / "parts", TINY, schedule, batch=4)
-    pretrain(database, tmp_path / "parts", TINY, schedule, batch=4)
+            pretrain(database, None, tmp_path / "parts", TINY, schedule, batch=4)
+    pretrain(database, None, tmp_path / "parts", TINY, schedule, batch=4)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
 def test_damaged_state_is_not_silently_started_anew(tmp_path, database):
     (tmp_path / "state.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(CheckpointError, match="remove the folder"):
-        pretrain(database, tmp_path, TINY, Schedule(2, warmup=1), batch=2)
+        pretrain(database, None, tmp_path, TINY, Schedule(2, warmup=1), batch=2)
 
 
 def test_disturbed_steps_are_never_learned(episodes):
@@ -124,4 +124,4 @@ def test_empty_data_says_what_to_do(tmp_path, episodes):
         RobotEpisodes(tmp_path, ENCODER, load_contract("tabletop"), TINY)
     empty = MotionDatabase.create(tmp_path / "empty.lance")
     with pytest.raises(DataError, match="arvrm db build"):
-        pretrain(empty, tmp_path / "out", TINY, Schedule(2), batch=2)
+        pretrain(empty, None, tmp_path / "out", TINY, Schedule(2), batch=2)

@@ -83,7 +83,7 @@ def test_a_clip_without_a_hand_is_rejected_and_one_of_a_single_frame_kept(tmp_pa
     assert clip.keypoints.shape == (1, 21, 3)
     assert clip.caption == "öffne die Schublade"
     with pytest.raises(DataError, match="no motion to learn"):
-        pretrain(database, tmp_path / "run", TINY, Schedule(2, warmup=1), batch=2)
+        pretrain(database, None, tmp_path / "run", TINY, Schedule(2, warmup=1), batch=2)
 
 
 def test_a_clip_of_one_frame_is_counted_and_never_learned_from(tmp_path):
@@ -91,10 +91,10 @@ def test_a_clip_of_one_frame_is_counted_and_never_learned_from(tmp_path):
     database = MotionDatabase.create(tmp_path / "clips.lance")
     database.add([human_clip(i, rng) for i in range(6)])
     schedule = Schedule(6, 1e-3, warmup=1, save_every=3)
-    pretrain(database, tmp_path / "without", TINY, schedule, batch=4)
+    pretrain(database, None, tmp_path / "without", TINY, schedule, batch=4)
     single = human_clip(6, rng, frames=1)
     database.add([single])
-    figures = pretrain(MotionDatabase.open(database.uri), tmp_path / "with", TINY, schedule, batch=4)
+    figures = pretrain(MotionDatabase.open(database.uri), None, tmp_path / "with", TINY, schedule, batch=4)
     assert (figures["clips"], figures["clips_without_motion"]) == (6, 1)
     assert log(tmp_path / "with") == log(tmp_path / "without")
 
@@ -107,7 +107,7 @@ def test_a_caption_in_another_language_is_learned_from_and_hardly_trusted(tmp_pa
     foreign.language = texts.encode([foreign.caption])[0]
     database.add([foreign])
     schedule = Schedule(2, 1e-3, warmup=1)
-    pretrain(MotionDatabase.open(database.uri), tmp_path / "run", TINY, schedule, batch=4)
+    pretrain(MotionDatabase.open(database.uri), None, tmp_path / "run", TINY, schedule, batch=4)
     (captions,) = [MotionDatabase.open(resource("checkpoints", "human_motions.lance"))]
     search = MotionSearch(captions)
     nothing = np.zeros((1, search.clips[0].visual.shape[1]), np.float32)
@@ -215,7 +215,7 @@ from arvrm_ros.training.loop import Schedule
 from arvrm_ros.training.pretrain import pretrain
 
 schedule = Schedule(60, 1e-3, warmup=2, save_every=5)
-pretrain(MotionDatabase.open(sys.argv[1]), Path(sys.argv[2]), TINY, schedule, batch=4)
+pretrain(MotionDatabase.open(sys.argv[1]), None, Path(sys.argv[2]), TINY, schedule, batch=4)
 """
 
 
@@ -252,7 +252,7 @@ def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path, database):
 @pytest.mark.parametrize("room", [300, 200_000], ids=["not even for the log", "for half a state"])
 def test_a_full_disk_leaves_the_last_state(tmp_path, database, room, capsys):  # capsys: the bar is written to memory
     def run(steps):
-        pretrain(database, tmp_path, TINY, Schedule(steps, 1e-3, warmup=1, save_every=5), batch=4)
+        pretrain(database, None, tmp_path, TINY, Schedule(steps, 1e-3, warmup=1, save_every=5), batch=4)
 
     run(10)
     saved = (tmp_path / "state.pt").read_bytes()

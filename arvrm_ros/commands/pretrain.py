@@ -13,6 +13,9 @@ from arvrm_ros.files import write_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument("--database", required=True, help="human-motion database, made by 'arvrm db build'")
+    parser.add_argument(
+        "--image-encoder", type=Path, help="weights of the image encoder; the shipped ones if not given"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; run again to go on after a stop")
     parser.add_argument("--policy", default="arvrm_small", help="configuration: a name in config/policies, or a file")
     parser.add_argument("--steps", type=int, default=2000, help="optimiser steps")
@@ -30,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
     from arvrm_ros.training.pretrain import pretrain
 
     schedule = Schedule(args.steps, args.learning_rate, seed=args.seed)
-    figures = pretrain(MotionDatabase.open(args.database), args.out, load_config(args.policy), schedule, args.batch)
+    database = MotionDatabase.open(args.database)
+    figures = pretrain(database, args.image_encoder, args.out, load_config(args.policy), schedule, args.batch)
     if not is_first():
         return 0
     print("on clips left out: " + ", ".join(f"{k} {v:.2f}" for k, v in figures.items()))

@@ -209,7 +209,8 @@ def _pretrain(study: Study, job: Job, folder: Path) -> dict[str, float]:
     chosen = study.training
     schedule = Schedule(chosen.pretrain_steps, chosen.learning_rate, seed=job.cell.seed)
     database = MotionDatabase.open(study.data.database)
-    return pretrain(database, folder, job.arm.pretraining_config, schedule, chosen.pretrain_batch)
+    encoder = Path(study.data.image_encoder)
+    return pretrain(database, encoder, folder, job.arm.pretraining_config, schedule, chosen.pretrain_batch)
 
 
 def _finetune(study: Study, job: Job, folder: Path, pretrained: Path | None) -> dict[str, float]:

@@ -132,6 +132,15 @@ class ImageEncoder(nn.Module):
         flat = self.standardised(tokens)
         return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
 
+    def shifted(self, tokens: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+        """Standardised tokens (..., 1 + M, width) as of images shifted ``by`` (..., 2), in parts of width and height.
+
+        A token's first two numbers say where it looked, so that no image has to be encoded anew.
+        """
+        moved = tokens.clone()
+        moved[..., 1:, :2] += by[..., None, :] / self.scale[1:, :2]
+        return moved
+
     def save(self, path: Path) -> None:
         """Writes weights and configuration as one safetensors file, atomically."""
         with replace_atomically(path) as partial:

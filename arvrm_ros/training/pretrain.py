@@ -12,6 +12,7 @@ import torch
 
 from arvrm_ros.errors import DataError
 from arvrm_ros.files import replace_atomically
+from arvrm_ros.perception.image_encoder import ImageEncoder
 from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
 from arvrm_ros.policies.arvrm.model import Backbone
 from arvrm_ros.policies.arvrm.processor import KEYPOINT_SCALE
@@ -27,10 +28,24 @@ PALM = 95.0
 """Millimetres from wrist to middle knuckle of an adult hand of 18.5 cm: what gives a picture of a hand its scale."""
 
 
+SHIFT = 0.15
+"""Standard deviation of the random shift of a clip in training, in parts of the image's width and height."""
+
+
 def pretrain(
-    database: MotionDatabase, out: Path, config: ArvrmConfig, schedule: Schedule, batch: int, validation: float = 0.1
+    database: MotionDatabase,
+    image_encoder: Path | None,
+    out: Path,
+    config: ArvrmConfig,
+    schedule: Schedule,
+    batch: int,
+    validation: float = 0.1,
 ) -> dict[str, float]:
     """Trains on the database's clips but a part kept for validation; writes ``out/pretrained.safetensors``.
+
+    Args:
+        image_encoder: weights of the small image encoder that the database was made with; None for those that ship.
+            Others are not needed here.
 
     Returns:
         Validation errors, means over the keypoints seen: the model's, and those of the two obvious guesses: the last
@@ -45,13 +60,17 @@ def pretrain(
         raise DataError(f"the motion database holds {len(order)} clips with motion; at least 2 are needed")
     torch.manual_seed(schedule.seed)
     model = Backbone(config).to(device())
+    encoder = ImageEncoder.load(image_encoder).to(device()) if config.image_encoder == "small" else None
 
     def losses(rng: np.random.Generator) -> dict[str, torch.Tensor]:
         own = rank_slice(batch)
         chosen = clips.take(rng.choice(training, batch)[own], device())
-        # The whole picture moves a little: a hand may be anywhere in a phone's image.
-        shift = torch.from_numpy(rng.normal(0, 0.15, (batch, 1, 1, 2)).astype(np.float32))[own].to(device())
-        chosen.keypoints = torch.cat([chosen.keypoints[..., :2] + shift, chosen.keypoints[..., 2:]], -1)
+        # A hand may be anywhere in a phone's image. The things it goes to are shifted with it: without, or with the
+        # hand alone, clips are learned by heart, and not which thing the words name.
+        shift = torch.from_numpy(rng.normal(0, SHIFT, (batch, 1, 2)).astype(np.float32))[own].to(device())
+        if encoder is not None:
+            chosen.images = encoder.shifted(chosen.images, shift)  # (B, F, I, w)
+            chosen.keypoints[..., :2] += KEYPOINT_SCALE * shift[:, :, None]  # (B, F, K, 2)
         return {"total": mean(*model.human_errors(chosen))}
 
     @torch.inference_mode()

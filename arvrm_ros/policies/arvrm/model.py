@@ -169,6 +169,10 @@ class Backbone(nn.Module):
         self.config = config
         d = config.width
         self.text = nn.Sequential(nn.Linear(config.text_width, d), nn.GELU(), nn.Linear(d, d))
+        # A sentence's features have norm 1. The layers' usual initialisation would make all instructions nearly the
+        # same beside what is seen, and few episodes are learned by heart before words are told apart.
+        nn.init.normal_(self.text[0].weight)
+        nn.init.kaiming_normal_(self.text[2].weight)
         self.resampler = Resampler(config.image_width, config.latents) if config.latents else nn.Identity()
         tokens = 1 + config.latents if config.latents else config.image_tokens
         self.camera = nn.Parameter(torch.randn(config.cameras + 1, d) * 0.02)  # the last is the human clips' camera
@@ -178,7 +182,7 @@ class Backbone(nn.Module):
             # look at the single tokens of the image again, for what the instruction names.
             self.image = nn.Sequential(nn.Linear(tokens * config.image_width, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
             self.token = nn.Linear(config.image_width, d)
-            self.place = nn.Parameter(torch.randn(config.cameras + 1, tokens, d) * 0.02)
+            self.place = nn.Parameter(torch.randn(config.cameras + 1, tokens, d))  # what is looked for, so not small
             self.look_query, self.look_key_value, self.look_out = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
         else:
             self.image = nn.Linear(config.image_width, d)
@@ -308,6 +312,9 @@ class ArvrmModel(Backbone):
         if weights.keys() != self.shared:
             raise KeyError(f"{len(self.shared ^ weights.keys())} weights are missing or unknown")
         self.load_state_dict(weights, strict=False)
+        if self.config.fold:  # a token is of the same thing in every camera: the robot's begin with what clips taught
+            with torch.no_grad():
+                self.place[:-1] = self.place[-1]
         if self.config.objective == "keypoints":
             self.keypoint_encoder.requires_grad_(False)
             self.keypoint_head.requires_grad_(False)
