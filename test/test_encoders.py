@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import safetensors.torch
@@ -22,6 +23,7 @@ from arvrm_ros.perception.encoders import load_image_encoder, load_text_encoder
 from arvrm_ros.perception.fast import Int8Linear, accelerate
 from arvrm_ros.perception.image_encoder import ImageEncoder, ImageEncoderConfig
 from arvrm_ros.resources import resource
+from arvrm_ros.simulation.tabletop import Tabletop
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "vit_tiny_patch16_224"
@@ -119,6 +121,29 @@ def test_the_small_encoder_is_the_shipped_one_and_says_which_file_it_is(tmp_path
     other = ImageEncoder(ImageEncoderConfig(width=32))
     other.save(tmp_path / "other.safetensors")
     assert load_image_encoder("small", tmp_path / "other.safetensors").width == 32
+
+
+def test_shifting_tokens_is_shifting_the_image(contract):
+    """The things on the table, seen by the static camera: the image shifted and encoded, against the tokens shifted."""
+    tabletop, encoder = Tabletop(contract), ImageEncoder.load()
+    tabletop.reset(7)
+    image = tabletop.render("static", 128, 128)
+    tabletop.close()
+    by = np.array([9, -6])
+    moved = cv2.warpAffine(
+        image, np.array([[1.0, 0, by[0]], [0, 1, by[1]]]), (128, 128), borderMode=cv2.BORDER_REPLICATE
+    )
+    before, encoded = encoder.encode(np.stack([image, moved]))
+    flat = torch.from_numpy(encoder.standardised(before[None])).view(1, encoder.tokens, encoder.width)
+    with torch.no_grad():
+        tokens = encoder.shifted(flat, torch.from_numpy(by / 128).float()[None])[0]
+        tokens = tokens * encoder.scale + encoder.mean
+    seen = (before[1:, 2] > 0.9) & (encoded[1:, 2] > 0.9)
+    assert seen.sum() >= 5
+    pixels = 128 * (tokens.numpy() - encoded)[1:, :2][seen]
+    assert np.abs(pixels).max() < 2.0
+    assert 128 * np.abs((before - encoded)[1:, :2][seen]).max() > 6
+    torch.testing.assert_close(tokens[:, 2:], torch.from_numpy(before[:, 2:]), atol=1e-4, rtol=1e-4)
 
 
 def test_a_timm_encoder_gives_what_timm_gives(tiny, images):

@@ -31,6 +31,13 @@ STAGE_2_ONLY = ("retrieved", "alpha", "beta", "replay", "pretrained_rate", "retr
 """Fields of the policy's configuration that pretraining does not read; arms that differ in them alone share one."""
 
 
+RECIPE = 2
+"""Counts the ways of training that the configuration does not tell apart; results of an earlier one do not count.
+
+2: instructions differ from the first step on, clips are shifted with what is in them, cameras share a token's place.
+"""
+
+
 class StudyError(ArvrmError):
     """A study's configuration, or the results of one, cannot be used; the message names the key or the file."""
 
@@ -172,7 +179,7 @@ class Study:
 
     @functools.cached_property
     def shared_settings(self) -> dict[str, Any]:
-        """What decides the results of all arms alike: the robot, where the data came from, and the image encoder.
+        """What decides the results of all arms alike: robot, data, image encoder, and the way of training.
 
         Raises:
             ArvrmError: the contract or the image encoder cannot be read.
@@ -187,7 +194,12 @@ class Study:
                     f"cannot read the image encoder {data.image_encoder} ({error.strerror}): name another file, or "
                     "give encoder_steps to have it trained"
                 ) from None
-        return {"robot": load_contract(self.robot).to_dict(), "encoder": encoder, "data_seed": data.seed}
+        return {
+            "robot": load_contract(self.robot).to_dict(),
+            "encoder": encoder,
+            "data_seed": data.seed,
+            "recipe": RECIPE,
+        }
 
     def __post_init__(self) -> None:
         from arvrm_ros.retrieval.search import MODES

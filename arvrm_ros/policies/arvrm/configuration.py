@@ -41,6 +41,8 @@ class ArvrmConfig:
         image_tokens, image_width: I tokens per image and their width, as the image encoder gives them.
         latents: M, to which a Perceiver resampler brings an image's patches; 0 takes the tokens as they are.
         fold: one token per image in the sequence instead of one per patch or latent.
+        fold_dropout: share of the windows and clips in training whose folded token is left out: what the instruction
+            names is then found by looking, where the folded token would let scenes be learned by heart.
         text_width: of the text features.
         cameras: number of the robot's cameras.
     """
@@ -69,6 +71,7 @@ class ArvrmConfig:
     image_width: int = 64
     latents: int = 0
     fold: bool = True
+    fold_dropout: float = 0.0
     text_width: int = 384
     cameras: int = 2
 

@@ -203,8 +203,10 @@ class Backbone(nn.Module):
         images = self.resampler(images)  # (B, T, C, 1 + M, w)
         camera = self.camera[which]  # (C, d)
         if self.config.fold:
-            tokens = (self.image(images.flatten(-2)) + camera)[..., None, :]  # (B, T, C, 1, d)
-            return Seen(tokens, (self.token(images) + self.place[which]).flatten(2, 3))
+            tokens = self.image(images.flatten(-2))  # (B, T, C, d)
+            if self.training and self.config.fold_dropout:
+                tokens = tokens * (torch.rand(len(tokens), 1, 1, 1, device=tokens.device) >= self.config.fold_dropout)
+            return Seen((tokens + camera)[..., None, :], (self.token(images) + self.place[which]).flatten(2, 3))
         return Seen(self.image(images) + self.slot + camera[:, None], None)
 
     def _run(self, text: Tensor, seen: Seen, step_token: Tensor | None, last: bool = False) -> Tensor:
