@@ -21,9 +21,11 @@ from arvrm_ros.errors import ArvrmError, DataError
 from arvrm_ros.files import replace_atomically
 from arvrm_ros.motion.kinematics import Kinematics
 from arvrm_ros.perception.encoders import FrozenImageEncoder, load_image_encoder, load_text_encoder
+from arvrm_ros.perception.image_encoder import ImageEncoder
 from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
 from arvrm_ros.policies.arvrm.model import Clips
 from arvrm_ros.policies.arvrm.processor import (
+    KEYPOINT_SCALE,
     Normalisation,
     clip_images,
     clip_keypoints,
@@ -32,11 +34,15 @@ from arvrm_ros.policies.arvrm.processor import (
     robot_state,
 )
 from arvrm_ros.retrieval.search import MotionSearch
+from arvrm_ros.training.loop import device, rank_slice
 from arvrm_ros.workers import process_pool
 
 SMALLEST_SCALE = np.array([0.005] * 3 + [0.03] * 3, np.float32)
 """Lower bound of the action's scales, metres and radians: what hardly moves is not blown up."""
 
+
+SHIFT = 0.15
+"""Standard deviation of a clip's random shift in training, in parts of the image's width and height."""
 
 AHEAD = 3
 """Steps to the future image that GR-1 predicts; its released configuration has 3."""
@@ -212,12 +218,18 @@ class RobotEpisodes:
 class HumanClips:
     """All clips of a database as what the model reads: (C, ...) tensors; ``moving`` are the indices to learn from.
 
+    Args:
+        image_encoder: weights of the small image encoder that the database was made with; None for those that ship.
+            No other encoder is needed here.
+
     Raises:
+        CheckpointError: the weights are missing or damaged.
         DataError: there is no clip with motion, or the features are of another image encoder.
     """
 
-    def __init__(self, clips: list[HumanClip], config: ArvrmConfig) -> None:
+    def __init__(self, clips: list[HumanClip], config: ArvrmConfig, image_encoder: Path | None = None) -> None:
         frames = config.clip_frames
+        self._encoder = ImageEncoder.load(image_encoder).to(device()) if config.image_encoder == "small" else None
         if not clips:
             raise DataError("the motion database is empty: build it with 'arvrm db build'")
         if all(len(clip.keypoints) < 2 for clip in clips):
@@ -237,10 +249,24 @@ class HumanClips:
     def __len__(self) -> int:
         return len(self.text)
 
-    def take(self, index: np.ndarray, device: torch.device | str = "cpu") -> Clips:
-        """The clips at the indices, as a batch on a device."""
+    def take(self, index: np.ndarray) -> Clips:
+        """The clips at the indices, as a batch on the device that trains."""
         at = torch.from_numpy(index)
-        return Clips(self.text[at].to(device), self.images[at].to(device), self.keypoints[at].to(device))
+        return Clips(*(values[at].to(device()) for values in (self.text, self.images, self.keypoints)))
+
+    def draw(self, rng: np.random.Generator, among: np.ndarray, count: int) -> Clips:
+        """This process's part of ``count`` random clips of ``among`` (indices), to learn from.
+
+        A hand may be anywhere in a phone's image, so each clip is shifted at random, and the things on the table with
+        the hand: without, or with the hand alone, clips are learned by heart and not which thing the words name.
+        """
+        own = rank_slice(count)
+        clips = self.take(rng.choice(among, count)[own])
+        shift = torch.from_numpy(rng.normal(0, SHIFT, (count, 1, 2)).astype(np.float32))[own].to(device())
+        if self._encoder is not None:
+            clips.images = self._encoder.shifted(clips.images, shift)  # (B, F, I, w)
+            clips.keypoints[..., :2] += KEYPOINT_SCALE * shift[:, :, None]  # (B, F, K, 2)
+        return clips
 
 
 def _chunk_steps(length: int, chunk: int) -> np.ndarray:

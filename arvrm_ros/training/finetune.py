@@ -77,7 +77,7 @@ def finetune(
     features: Retrieved | None = None
     if database is not None:
         search = MotionSearch(database, opposites=False)  # the paper's ranking: what the published results stand on
-        clips = HumanClips(search.clips, config)
+        clips = HumanClips(search.clips, config, image_encoder)
         if config.retrieval:
             robot.retrieve(search, 2 * config.retrieved, mode)
             features = _keypoint_features(model, clips)
@@ -115,10 +115,7 @@ def finetune(
             values["analogy"] = mean((extra - data.later_state[:, :, None]) ** 2, weight)
             total = total + config.beta * values["analogy"]
         if clips is not None and config.replay > 0:
-            drawn = rng.choice(clips.moving, max(1, batch // 4))
-            drawn = drawn[rank_slice(len(drawn))]
-            z_k = None if features is None else features.tokens[drawn]
-            values["replay"] = mean(*model.human_errors(clips.take(drawn, device()), z_k))
+            values["replay"] = mean(*model.human_errors(clips.draw(rng, clips.moving, max(1, batch // 4))))
             total = total + config.replay * values["replay"]
         return values | {"total": total}
 

@@ -12,13 +12,12 @@ import torch
 
 from arvrm_ros.errors import DataError
 from arvrm_ros.files import replace_atomically
-from arvrm_ros.perception.image_encoder import ImageEncoder
 from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
 from arvrm_ros.policies.arvrm.model import Backbone
 from arvrm_ros.policies.arvrm.processor import KEYPOINT_SCALE
 from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.training.dataset import HumanClips
-from arvrm_ros.training.loop import Schedule, device, is_first, mean, rank_slice, train
+from arvrm_ros.training.loop import Schedule, device, is_first, mean, train
 
 WEIGHTS = "pretrained.safetensors"
 IMAGE_WIDTH = 640
@@ -26,10 +25,6 @@ IMAGE_WIDTH = 640
 
 PALM = 95.0
 """Millimetres from wrist to middle knuckle of an adult hand of 18.5 cm: what gives a picture of a hand its scale."""
-
-
-SHIFT = 0.15
-"""Standard deviation of the random shift of a clip in training, in parts of the image's width and height."""
 
 
 def pretrain(
@@ -44,8 +39,7 @@ def pretrain(
     """Trains on the database's clips but a part kept for validation; writes ``out/pretrained.safetensors``.
 
     Args:
-        image_encoder: weights of the small image encoder that the database was made with; None for those that ship.
-            Others are not needed here.
+        image_encoder: see :class:`HumanClips`.
 
     Returns:
         Validation errors, means over the keypoints seen: the model's, and those of the two obvious guesses: the last
@@ -53,29 +47,20 @@ def pretrain(
         plane of the image at the hand's own scale, with :data:`PALM` as its ruler. For GR-1's recipe, the image loss
         and that of the last image again.
     """
-    clips = HumanClips(database.clips(), config)
+    clips = HumanClips(database.clips(), config, image_encoder)
     order = np.random.default_rng(0).permutation(clips.moving)
     held_out, training = np.split(order, [max(1, int(len(order) * validation))])
     if not len(training):
         raise DataError(f"the motion database holds {len(order)} clips with motion; at least 2 are needed")
     torch.manual_seed(schedule.seed)
     model = Backbone(config).to(device())
-    encoder = ImageEncoder.load(image_encoder).to(device()) if config.image_encoder == "small" else None
 
     def losses(rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        own = rank_slice(batch)
-        chosen = clips.take(rng.choice(training, batch)[own], device())
-        # A hand may be anywhere in a phone's image. The things it goes to are shifted with it: without, or with the
-        # hand alone, clips are learned by heart, and not which thing the words name.
-        shift = torch.from_numpy(rng.normal(0, SHIFT, (batch, 1, 2)).astype(np.float32))[own].to(device())
-        if encoder is not None:
-            chosen.images = encoder.shifted(chosen.images, shift)  # (B, F, I, w)
-            chosen.keypoints[..., :2] += KEYPOINT_SCALE * shift[:, :, None]  # (B, F, K, 2)
-        return {"total": mean(*model.human_errors(chosen))}
+        return {"total": mean(*model.human_errors(clips.draw(rng, training, batch)))}
 
     @torch.inference_mode()
     def validate() -> dict[str, float]:
-        chosen = clips.take(held_out, device())
+        chosen = clips.take(held_out)
         if config.objective == "images":
             return {
                 "image_loss": float(model.human_errors(chosen)[0].mean()),

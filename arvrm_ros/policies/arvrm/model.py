@@ -168,11 +168,12 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         d = config.width
-        self.text = nn.Sequential(nn.Linear(config.text_width, d), nn.GELU(), nn.Linear(d, d))
+        words, meaning = nn.Linear(config.text_width, d), nn.Linear(d, d)
         # A sentence's features have norm 1. The layers' usual initialisation would make all instructions nearly the
         # same beside what is seen, and few episodes are learned by heart before words are told apart.
-        nn.init.normal_(self.text[0].weight)
-        nn.init.kaiming_normal_(self.text[2].weight)
+        nn.init.normal_(words.weight)
+        nn.init.kaiming_normal_(meaning.weight)
+        self.text = nn.Sequential(words, nn.GELU(), meaning)
         self.resampler = Resampler(config.image_width, config.latents) if config.latents else nn.Identity()
         tokens = 1 + config.latents if config.latents else config.image_tokens
         self.camera = nn.Parameter(torch.randn(config.cameras + 1, d) * 0.02)  # the last is the human clips' camera
@@ -239,28 +240,23 @@ class Backbone(nn.Module):
         out = self._run(z_l, seen, step_token)
         return out if seen.places is None else out + self._look(out + z_l[:, None], seen.places)
 
-    def next_keypoints(self, clips: Clips, z_k: Tensor | None = None) -> Tensor:
-        """(B, F - 1, K, 3): what the model expects at frames 1 to F - 1, each from the frames before it.
-
-        ``z_k`` (B, F, d) are the clips' tokens, where a frozen keypoint encoder has made them before.
-        """
-        if z_k is None:
-            _, z_k = self.keypoint_encoder(clips.keypoints)  # (B, F, d)
+    def next_keypoints(self, clips: Clips) -> Tensor:
+        """(B, F - 1, K, 3): what the model expects at frames 1 to F - 1, each from the frames before it."""
+        _, z_k = self.keypoint_encoder(clips.keypoints)  # (B, F, d)
         out = self._read(clips, z_k)[:, :-1]  # (B, F - 1, d)
         # The head predicts the change: staying where it is costs nothing to learn.
         return clips.keypoints[:, :-1, :, :3] + self.keypoint_head(out).unflatten(-1, (K, 3))
 
-    def human_errors(self, clips: Clips, z_k: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def human_errors(self, clips: Clips) -> tuple[Tensor, Tensor | None]:
         """What pretraining minimises: squared errors of the next keypoints, and a mask, 1 where the hand was seen.
 
-        Both expand to (B, F - 1, K, 3). For GR-1's recipe: of the next images, (B, F - 1, 1), and no mask. ``z_k`` as
-        in :meth:`next_keypoints`.
+        Both expand to (B, F - 1, K, 3). For GR-1's recipe: of the next images, (B, F - 1, 1), and no mask.
         """
         if self.config.objective == "images":
             images = clips.images[:, :, None]  # (B, F, 1, I, w)
             return self._image_errors(self._read(clips, None)[:, :-1, None], images[:, :-1], images[:, 1:]), None
         true, there = clips.keypoints[..., :3], clips.keypoints[..., 3:]  # (B, F, K, 3), (B, F, K, 1)
-        return (self.next_keypoints(clips, z_k) - true[:, 1:]) ** 2, there[:, 1:] * there[:, :-1]
+        return (self.next_keypoints(clips) - true[:, 1:]) ** 2, there[:, 1:] * there[:, :-1]
 
     def _image_errors(self, out: Tensor, now: Tensor, later: Tensor) -> Tensor:
         """GR-1: mean squared errors (...) of later images (..., I, w), predicted from (..., d) as features.
