@@ -14,10 +14,12 @@ from learning_data import TINY, write_database, write_episodes
 from arvrm_ros.contract import load_contract
 from arvrm_ros.data.episodes import read_episode, write_episode
 from arvrm_ros.errors import CheckpointError, DataError
+from arvrm_ros.perception.image_encoder import ImageEncoder
 from arvrm_ros.policies import load_policy
+from arvrm_ros.policies.arvrm.processor import KEYPOINT_SCALE
 from arvrm_ros.resources import resource
 from arvrm_ros.retrieval.database import MotionDatabase
-from arvrm_ros.training.dataset import RobotEpisodes, encode_episodes
+from arvrm_ros.training.dataset import HumanClips, RobotEpisodes, encode_episodes
 from arvrm_ros.training.finetune import finetune
 from arvrm_ros.training.loop import Schedule
 from arvrm_ros.training.pretrain import pretrain
@@ -57,6 +59,19 @@ def test_both_stages_learn_and_the_checkpoint_loads(tmp_path, episodes, database
     for name, value in frozen.items():
         if name.startswith(("keypoint_encoder", "keypoint_head")):
             torch.testing.assert_close(tuned[name], value, msg=f"{name} was not frozen")
+
+
+def test_clips_are_shifted_with_what_is_in_them(database):
+    clips, scale = HumanClips(database.clips(), TINY, ENCODER), ImageEncoder.load(ENCODER).scale
+    still, drawn = clips.take(np.array([2, 2, 2])), clips.draw(np.random.default_rng(0), np.array([2]), 3)
+    hand = (drawn.keypoints - still.keypoints)[..., :2] / KEYPOINT_SCALE  # (3, F, K, 2)
+    things = (drawn.images - still.images)[..., 1:, :2] * scale[1:, :2]  # (3, F, I - 1, 2)
+    by = hand.mean((1, 2))  # (3, 2)
+    assert by.std(0).min() > 0.01, "all by the same"
+    torch.testing.assert_close(hand, by[:, None, None].expand_as(hand), atol=1e-5, rtol=0)
+    torch.testing.assert_close(things, by[:, None, None].expand_as(things), atol=1e-5, rtol=0)
+    torch.testing.assert_close(drawn.images[..., 2:], still.images[..., 2:])
+    torch.testing.assert_close(drawn.keypoints[..., 2:], still.keypoints[..., 2:])
 
 
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path, database):
