@@ -338,10 +338,12 @@ QUESTIONS = (
     ),
 )
 
+ASKED = tuple(dict.fromkeys(row.arm for question in QUESTIONS for row in question.rows))
+"""The arms of questions (a) to (f)."""
+
 
 def other_arms(study: Study) -> Question | None:
     """A table of the arms the questions do not know, each against AR-VRM: what was tried."""
-    known = {row.arm for question in QUESTIONS for row in question.rows}
     names = {FULL: "full data", SMALL: "10 % data"}
     rows: list[Row] = []
     comparisons: list[Comparison] = []
@@ -351,7 +353,7 @@ def other_arms(study: Study) -> Question | None:
             for runs in study.runs
             for arm in runs.arms
             for evaluation in runs.evaluations
-            if arm not in known and runs.data == data
+            if arm not in ASKED and runs.data == data
         ]
         for row in tried:
             base = Row(
@@ -364,7 +366,7 @@ def other_arms(study: Study) -> Question | None:
     if not comparisons:
         return None
     text = "Other settings, with what they change: " + "; ".join(
-        f"`{arm}` {_changes(study, arm)}" for arm in dict.fromkeys(row.arm for row in rows) if arm not in known
+        f"`{arm}` {_changes(study, arm)}" for arm in dict.fromkeys(row.arm for row in rows) if arm not in ASKED
     )
     return Question("g", "What else was tried", f"{text}.", tuple(rows), tuple(comparisons))
 
@@ -446,6 +448,10 @@ class Report:
             f"{' or '.join(map(str, chains))}, the same ones for all, of five instructions with up to "
             f"{chosen.max_steps} control steps each (0.1 s), on look {chosen.variants}. Full data: {data.episodes} "
             f"robot episodes; 10 %: {data.small_episodes}; human clips: {data.clips}.",
+            "",
+            "What the arms of (a) to (f) change in the small policies: "
+            + "; ".join(f"`{name}` {_changes(study, name)}" for name in ASKED if name in study.arms)
+            + ".",
             "",
             "Intervals are 95 %: a bootstrap that resamples seeds and chains, each on its own. Differences are paired, "
             'chain by chain and seed by seed. "Higher" and "lower" are said when the interval leaves out 0 and every '
