@@ -44,7 +44,6 @@ class ArvrmConfig:
         fold_dropout: share of the windows and clips in training whose folded token is left out: what the instruction
             names is then found by looking, where the folded token would let scenes be learned by heart.
         text_width: of the text features.
-        text_noise: norm of the noise added to text features, of norm 1, in training; 0.7 cost more than it brought.
         cameras: number of the robot's cameras.
     """
 
@@ -74,7 +73,6 @@ class ArvrmConfig:
     fold: bool = True
     fold_dropout: float = 0.0
     text_width: int = 384
-    text_noise: float = 0.0
     cameras: int = 2
 
     def __post_init__(self) -> None:

@@ -210,12 +210,6 @@ class Backbone(nn.Module):
             return Seen((tokens + camera)[..., None, :], (self.token(images) + self.place[which]).flatten(2, 3))
         return Seen(self.image(images) + self.slot + camera[:, None], None)
 
-    def _ask(self, text: Tensor) -> Tensor:
-        """z_l (B, d) of text features (B, text_width)."""
-        if self.training and self.config.text_noise:
-            text = text + torch.randn_like(text) * self.config.text_noise / text.shape[-1] ** 0.5
-        return self.text(text)
-
     def _run(self, text: Tensor, seen: Seen, step_token: Tensor | None, last: bool = False) -> Tensor:
         """The transformer over z_l, (z_o, step token)_1..T; its outputs (B, T, d) at the last token of each step.
 
@@ -241,7 +235,7 @@ class Backbone(nn.Module):
 
     def _read(self, clips: Clips, step_token: Tensor | None) -> Tensor:
         """What the model makes of each frame of a clip: (B, F, d)."""
-        z_l = self._ask(clips.text)
+        z_l = self.text(clips.text)
         seen = self.see(clips.images[:, :, None], human=True)
         out = self._run(z_l, seen, step_token)
         return out if seen.places is None else out + self._look(out + z_l[:, None], seen.places)
@@ -348,7 +342,7 @@ class ArvrmModel(Backbone):
         """
         f_s = state[..., None] * self.component_scale + self.component_bias  # (B, T, S, d)
         z_s = self.state_pool(f_s.flatten(2))  # (B, T, d)
-        z_l = self._ask(text)
+        z_l = self.text(text)
         out = self._run(z_l, seen, z_s, last)  # (B, T, d)
         asked = out + z_l[:, None]
         parts, extra = [out], None
