@@ -11,7 +11,7 @@ from scripted_policy import ScriptedPolicy
 
 from arvrm_ros.cli import main
 from arvrm_ros.contract import load_contract
-from arvrm_ros.errors import DataError
+from arvrm_ros.errors import ArvrmError, DataError
 from arvrm_ros.evaluation import rollout
 from arvrm_ros.evaluation.rollout import EvaluationOptions, Retriever, Trial, roll_out, set_up, trials, wilson
 from arvrm_ros.policies import load_policy
@@ -93,6 +93,14 @@ def test_trials_cover_all_tasks_and_use_seeds_of_their_own():
     assert len({trial.seed for trial in chosen}) == 40
     assert min(trial.seed for trial in chosen) >= EVALUATION_SEEDS
     assert trials(40, seed=3) == chosen
+
+
+def test_trials_of_some_tasks_alone():
+    tasks = ["lift_red_block", "open_drawer"]
+    chosen = trials(16, seed=3, tasks=tasks)
+    assert {(trial.task, trial.variant) for trial in chosen} == {(task, v) for task in tasks for v in "ABCD"}
+    with pytest.raises(ArvrmError, match="unknown task 'fly'"):
+        trials(4, seed=3, tasks=["fly"])
 
 
 def test_wilson_interval():

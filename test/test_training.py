@@ -121,6 +121,19 @@ def test_an_episode_that_was_cut_teaches_nothing_beyond_its_end(tmp_path, episod
     assert not batch.progress.isfinite().any(), "how far it was from its end is not known either"
 
 
+def test_tasks_are_left_out_of_as_many_episodes(tmp_path, episodes):
+    for index, path in enumerate(sorted(episodes.glob("*.npz"))):
+        task = ("open_drawer", "lift_red_block")[index % 2]
+        write_episode(tmp_path / path.name, dataclasses.replace(read_episode(path), task=task))
+    contract = load_contract("tabletop")
+    robot = RobotEpisodes(tmp_path, ENCODER, contract, TINY, limit=4, without=["lift_red_block"])
+    assert robot.tasks == ["open_drawer"] * 2, "those that are left out count towards the limit"
+    with pytest.raises(DataError, match="no episodes of the task lift_blue_block"):
+        RobotEpisodes(tmp_path, ENCODER, contract, TINY, without=["lift_red_block", "lift_blue_block"])
+    with pytest.raises(DataError, match="not left out"):
+        RobotEpisodes(tmp_path, ENCODER, contract, TINY, without=["lift_red_block", "open_drawer"])
+
+
 def test_features_made_beforehand_are_those_that_training_makes(tmp_path, episodes):
     for path in episodes.glob("*.npz"):
         shutil.copy(path, tmp_path)

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--episodes", type=int, default=50, help="single tasks, over all tasks and variants in turn")
     what.add_argument("--chains", type=int, help="chains of five instructions without a reset, as in CALVIN")
+    parser.add_argument("--tasks", metavar="ID,...", help="single tasks: these alone; all if not given")
     parser.add_argument("--seed", type=int, default=1000, help="of the scenes; collection never uses the same ones")
     parser.add_argument("--checkpoint", default="", help="folder or shipped name; the shipped default if empty")
     parser.add_argument("--database", default="", help="human-motion database; the shipped one if empty")
@@ -62,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     options = EvaluationOptions(args.checkpoint, database, args.retrieval, steps)
     contract = load_contract(args.robot)
     if args.chains is not None:
+        if args.tasks:
+            raise ArvrmError("--tasks is about single tasks: leave out --chains")
         _run_chains(args, contract, options)
         return 0
     if given := [f"--{name}" for name in CHAIN_OPTIONS if getattr(args, name) is not None]:
@@ -72,8 +75,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_episodes(args: argparse.Namespace, contract: RobotContract, options: EvaluationOptions) -> None:
     from arvrm_ros.evaluation.rollout import evaluate, save_rows, trials
+    from arvrm_ros.simulation.tasks import TASKS
 
-    chosen = trials(args.episodes, args.seed, args.variants or "ABCD", args.held_out)
+    tasks = args.tasks.split(",") if args.tasks else tuple(TASKS)
+    chosen = trials(args.episodes, args.seed, args.variants or "ABCD", args.held_out, tasks)
     summary, outcomes = evaluate(contract, options, chosen, args.workers)
     _print_kinds({**summary["kinds"], "all": summary | {"episodes": len(outcomes)}}, "episodes")
     if "retrieved_right" in summary:

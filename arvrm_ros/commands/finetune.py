@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", default="tabletop", help="contract: a name in config/robots, or a YAML file")
     parser.add_argument("--limit", type=int, help="use only the first so many episodes")
     parser.add_argument("--variants", help="use only episodes of these looks of the table, e.g. ABC; all if not given")
+    parser.add_argument("--without-tasks", metavar="ID,...", help="leave out the episodes of these tasks")
     parser.add_argument("--no-analogy", action="store_true", help="ablation: no analogical-reasoning map")
     parser.add_argument("--steps", type=int, default=6000, help="optimiser steps")
     parser.add_argument("--batch", type=int, default=64, help="windows per step")
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         args.batch,
         args.limit,
         args.variants,
+        args.without_tasks.split(",") if args.without_tasks else (),
     )
     if not is_first():
         return 0

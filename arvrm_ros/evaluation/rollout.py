@@ -191,9 +191,20 @@ def roll_out(
     return Outcome(trial.task, task.kind, trial.variant, trial.seed, instruction, **asdict(attempt))
 
 
-def trials(episodes: int, seed: int, variants: str = "".join(VARIANTS), held_out: bool = False) -> list[Trial]:
-    """Trials over all tasks and variants in turn, with seeds that collection never uses."""
-    tasks = list(TASKS)
+def trials(
+    episodes: int,
+    seed: int,
+    variants: str = "".join(VARIANTS),
+    held_out: bool = False,
+    tasks: Sequence[str] = tuple(TASKS),
+) -> list[Trial]:
+    """Trials over the tasks (ids) and variants in turn, with seeds that collection never uses.
+
+    Raises:
+        ArvrmError: an unknown task.
+    """
+    if unknown := [task for task in tasks if task not in TASKS]:
+        raise ArvrmError(f"unknown task {unknown[0]!r}; known are {', '.join(TASKS)}")
     order = np.random.default_rng(seed).permutation(episodes)
     return [
         Trial(tasks[i % len(tasks)], variants[(i // len(tasks) + i) % len(variants)],

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from collections.abc import Collection
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -91,9 +93,10 @@ class RobotEpisodes:
         contract: what every episode has to agree with.
         limit: take only so many episodes, None for all.
         variants: take only episodes of these looks of the simulator's table; real episodes have none and are taken.
+        without: leave out the episodes of these tasks; they count towards the limit.
 
     Raises:
-        DataError: an episode is damaged or was recorded with another contract.
+        DataError: an episode is damaged or was recorded with another contract, or there is none of a task to leave out.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class RobotEpisodes:
         config: ArvrmConfig,
         limit: int | None = None,
         variants: str | None = None,
+        without: Collection[str] = (),
     ) -> None:
         self.config, self.contract = config, contract
         self.encoder = encoder = load_image_encoder(config.image_encoder, encoder_file)
@@ -119,11 +123,15 @@ class RobotEpisodes:
         self._grippers: list[np.ndarray] = []  # each (t, N)
         self._valid: list[np.ndarray] = []  # each (t, N)
         self._completed: list[bool] = []
+        left_out: Counter[str] = Counter()
         for path in tqdm(episode_files(folder), desc="robot episodes", unit="episode"):
-            if limit is not None and len(texts) == limit:
+            if limit is not None and len(texts) + left_out.total() == limit:
                 break
             episode = read_episode(path)
             if variants is not None and episode.variant and episode.variant not in variants:
+                continue
+            if episode.task in without:
+                left_out[episode.task] += 1
                 continue
             if differences := contract.differences(episode.contract):
                 raise DataError(f"{path} was recorded with another contract: {'; '.join(differences)}")
@@ -144,8 +152,10 @@ class RobotEpisodes:
             self._completed.append(episode.completed)
             texts.append(episode.instruction)
             self.tasks.append(episode.task)
+        if unknown := sorted(set(without) - set(left_out)):
+            raise DataError(f"{folder} holds no episodes of the task {unknown[0]} that is to be left out")
         if not texts:
-            raise DataError(f"{folder} holds no episodes of the variants {variants}")
+            raise DataError(f"{folder} holds no episodes of the variants {variants} and of tasks that are not left out")
         self.text = load_text_encoder(config.text_encoder).encode(texts)  # (E, text_width)
         self.instructions = texts
         self.clips = np.zeros((len(texts), 0), int)

@@ -9,6 +9,7 @@ f_s already, and the next one hardly differs from it, so that the map would have
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def finetune(
     batch: int,
     limit: int | None = None,
     variants: str | None = None,
+    without: Collection[str] = (),
     mode: str = "database",
     validation: float = 0.03,
 ) -> dict[str, float]:
@@ -58,6 +60,7 @@ def finetune(
         pretrained: weights of stage 1; None starts from random ones.
         limit: number of robot episodes to use.
         variants: looks of the simulator's table to use; None for all.
+        without: ids of tasks whose episodes are left out.
         mode: of the retrieval, for ablations.
 
     Returns:
@@ -68,7 +71,7 @@ def finetune(
         CheckpointError: the pretrained weights do not fit.
         DataError: an episode or the database cannot be used.
     """
-    robot = RobotEpisodes(episodes, image_encoder, contract, config, limit, variants)
+    robot = RobotEpisodes(episodes, image_encoder, contract, config, limit, variants, without)
     torch.manual_seed(schedule.seed)
     model = ArvrmModel(config).to(device())
     if pretrained is not None:
@@ -142,6 +145,7 @@ def finetune(
     figures = validate()
     training_record: dict[str, Any] = {
         "episodes": len(robot),
+        "without_tasks": sorted(without),
         "clips": 0 if clips is None else len(clips),
         "pretrained": None if pretrained is None else fingerprint(pretrained),
         "seed": schedule.seed,
