@@ -70,6 +70,16 @@ def test_a_task_with_few_clips_is_trained_with_those_there_are(tmp_path):
     torch.testing.assert_close(chosen.tokens[1, 0], features.tokens[of_lift[0]])
 
 
+def test_clips_of_another_image_encoder_are_not_learned_from(tmp_path):
+    database = MotionDatabase.create(tmp_path / "clips.lance", {"image_encoder": "0123456789abcdef"})
+    database.add([human_clip(0, np.random.default_rng(0))])
+    with pytest.raises(DataError, match="made with another image encoder"):
+        pretrain(database, ENCODER, tmp_path / "pretrain", TINY, Schedule(2), batch=2)
+    robot, contract = write_episodes(tmp_path, 2), load_contract("tabletop")
+    with pytest.raises(DataError, match="made with another image encoder"):
+        finetune(robot, database, ENCODER, None, tmp_path / "finetune", contract, TINY, Schedule(2), batch=2)
+
+
 def test_a_clip_without_a_hand_is_rejected_and_one_of_a_single_frame_kept(tmp_path):
     from rendered_hand import rendered_hand
 

@@ -35,6 +35,8 @@ from arvrm_ros.policies.arvrm.processor import (
     relative_action,
     robot_state,
 )
+from arvrm_ros.retrieval.building import check_encoders, encoder_fingerprints
+from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.retrieval.search import MotionSearch
 from arvrm_ros.training.loop import device, rank_slice
 from arvrm_ros.workers import process_pool
@@ -223,6 +225,18 @@ class RobotEpisodes:
             torch.from_numpy(np.stack(future).astype(np.float32)) if future else None,
             action, gripper, progress, valid, self.clips[episodes],
         )  # fmt: skip
+
+
+def check_image_encoder(database: MotionDatabase, config: ArvrmConfig, image_encoder: Path | None) -> None:
+    """Checks that a policy would read clips by the image encoder that made them.
+
+    Only weights in a file can differ, so only the small encoder is asked.
+
+    Raises:
+        DataError: another encoder made the database.
+    """
+    if config.image_encoder == "small":
+        check_encoders(database, encoder_fingerprints(image_encoder))
 
 
 class HumanClips:

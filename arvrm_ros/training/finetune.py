@@ -25,7 +25,7 @@ from arvrm_ros.policies.arvrm.model import ArvrmModel, Retrieved
 from arvrm_ros.policies.arvrm.policy import fingerprint, save_checkpoint
 from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.retrieval.search import MotionSearch
-from arvrm_ros.training.dataset import HumanClips, RobotEpisodes
+from arvrm_ros.training.dataset import HumanClips, RobotEpisodes, check_image_encoder
 from arvrm_ros.training.loop import Schedule, device, is_first, mean, rank_slice, train
 
 GRIPPER_WEIGHT, PROGRESS_WEIGHT = 0.3, 0.05
@@ -79,6 +79,7 @@ def finetune(
     clips: HumanClips | None = None
     features: Retrieved | None = None
     if database is not None:
+        check_image_encoder(database, config, image_encoder)
         search = MotionSearch(database, opposites=False)  # the paper's ranking: what the published results stand on
         clips = HumanClips(search.clips, config, image_encoder)
         if config.retrieval:

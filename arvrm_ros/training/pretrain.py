@@ -16,7 +16,7 @@ from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
 from arvrm_ros.policies.arvrm.model import Backbone
 from arvrm_ros.policies.arvrm.processor import KEYPOINT_SCALE
 from arvrm_ros.retrieval.database import MotionDatabase
-from arvrm_ros.training.dataset import HumanClips
+from arvrm_ros.training.dataset import HumanClips, check_image_encoder
 from arvrm_ros.training.loop import Schedule, device, is_first, mean, train
 
 WEIGHTS = "pretrained.safetensors"
@@ -46,7 +46,11 @@ def pretrain(
         keypoints again, and the last motion again. ``_px`` are pixels of a 640-pixel image, ``_mm`` the same in the
         plane of the image at the hand's own scale, with :data:`PALM` as its ruler. For GR-1's recipe, the image loss
         and that of the last image again.
+
+    Raises:
+        DataError: the database cannot be used, or was made with another image encoder.
     """
+    check_image_encoder(database, config, image_encoder)
     clips = HumanClips(database.clips(), config, image_encoder)
     order = np.random.default_rng(0).permutation(clips.moving)
     held_out, training = np.split(order, [max(1, int(len(order) * validation))])
