@@ -19,6 +19,7 @@ class ScriptedPolicy:
 
     name = "scripted"
     retrieves = 0
+    instructions: frozenset[str] = frozenset()
     analogy_map = None
 
     def __init__(self, tabletop: Tabletop, unable: tuple[str, ...] = ()) -> None:
@@ -34,7 +35,7 @@ class ScriptedPolicy:
         self._expert = Expert(self._tabletop, task, np.random.default_rng(0), self.contract.action.step_period)
         self._ahead: deque[tuple[np.ndarray, np.ndarray, float]] = deque()
 
-    def set_retrieved(self, motions: list) -> None:
+    def set_retrieved(self, motions: list, wording: str = "") -> None:
         assert not motions
 
     def predict_chunk(self, observation: Observation) -> ActionChunk:

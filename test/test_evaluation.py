@@ -45,6 +45,8 @@ def test_the_shipped_policy_does_most_of_a_few_tasks():
 
 def test_the_retrieval_is_told_the_trials_task():
     class Heard:
+        rewords = False
+
         def __init__(self):
             self.tasks = []
 

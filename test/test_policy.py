@@ -76,6 +76,20 @@ def test_cached_history_gives_what_encoding_everything_anew_gives(policy, contra
     assert not np.allclose(other.positions, again.positions, atol=1e-6), "the instruction and the clips change nothing"
 
 
+def test_an_instruction_may_be_read_in_other_words(policy, contract):
+    """With a caption's words it does what it does with that instruction; without, or anew, what its own words say."""
+
+    def first_chunk(instruction, wording):
+        policy.reset(instruction)
+        policy.set_retrieved(retrieved(2), wording)
+        return policy.predict_chunk(observation(contract, 0)).positions
+
+    other, own = first_chunk("open the drawer", ""), first_chunk("tug at it", "")
+    assert not np.allclose(other, own, atol=1e-6)
+    np.testing.assert_array_equal(first_chunk("tug at it", "open the drawer"), other)
+    np.testing.assert_array_equal(first_chunk("tug at it", ""), own)
+
+
 def test_future_steps_do_not_change_past_chunks():
     torch.manual_seed(0)
     model = ArvrmModel(TINY).eval()

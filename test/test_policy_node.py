@@ -153,6 +153,7 @@ def test_unknown_words_are_followed_until_canceled(graph: Graph, client: Client)
     assert client.feedback[-1].phase == "following"
     assert client.feedback[-1].step >= 3
     assert client.feedback[-1].policy_seconds > 0
+    assert client.feedback[-1].wording == "zorble the flimflam"
     assert len(chunks[0].poses) == 10
     assert {"image_to_policy", "encode", "predict", "policy_step"} <= set(chunks[0].stage)
     assert chunks[1].header.stamp != chunks[0].header.stamp
@@ -183,21 +184,33 @@ def test_a_new_goal_takes_over_without_rest_and_times_out(graph: Graph, client: 
 
 
 @pytest.mark.ros
-def test_retrieved_clips_are_told(graph: Graph, client: Client) -> None:
+def test_retrieved_clips_are_told_and_unfamiliar_words_read_in_theirs(graph: Graph, client: Client) -> None:
     retrieved = graph.publisher(messages.RetrievedMotions, "/retrieved_motions", qos.LATCHED)
+    wait_for(retrieved.get_subscription_count, "the policy node to listen")
     client.feedback.clear()
-    goal = client.send("open the drawer")
-    answer = messages.RetrievedMotions(instruction="open the drawer", confidence=0.75)
+    goal = client.send("tug the drawer")
+    answer = messages.RetrievedMotions(instruction="tug the drawer", confidence=0.75)
     answer.motions = [
         messages.RetrievedMotion(
-            clip_id="1", caption="pull the drawer", frames=2, keypoints=[0.5] * 126, visible=[True] * 2
+            clip_id="1",
+            caption="pull the drawer",
+            language_score=0.9,
+            frames=2,
+            keypoints=[0.5] * 126,
+            visible=[True] * 2,
         )
     ]
-    wait_for(lambda: client.feedback, "the instruction's beginning")  # answers to earlier ones are left out
-    answer.header.stamp = graph.node.get_clock().now().to_msg()
-    retrieved.publish(answer)
-    feedback = wait_for(lambda: next((f for f in client.feedback if f.retrieved), None), "the captions")
+
+    def answered() -> bool:
+        answer.header.stamp = graph.node.get_clock().now().to_msg()  # answers to earlier ones are left out
+        retrieved.publish(answer)
+        return any(feedback.retrieved for feedback in client.feedback)
+
+    wait_for(answered, "the captions")
+    wait_for(lambda: client.feedback[-1].phase == "following", "the instruction to be followed")
+    feedback = client.feedback[-1]
     assert (feedback.retrieved, feedback.confidence) == (["pull the drawer"], 0.75)
+    assert feedback.wording == "pull the drawer"
     goal.cancel()
     assert goal.result().error_code == InstructionCode.CANCELED
 

@@ -98,7 +98,7 @@ def test_the_studies_that_ship_are_valid_and_answer_every_question(name, tmp_pat
         ("seeds", 3, "seeds: expected a list, not 3"),
         ("arms/full", {"changes": {"alhpa": 1}}, "arms: full: .*unknown keys .*alhpa"),
         ("arms/full", {"mode": "best"}, "arms: full: unknown mode 'best'; use database, random"),
-        ("arms/full", {"human_clips": False}, "arms: full: retrieval needs human_clips"),
+        ("arms/full", {"human_clips": False}, "arms: full: retrieval needs human_clips, or mode: none"),
         ("evaluations/seen", {"hard": True}, "evaluations: seen: unknown hard"),
         ("evaluations/pretraining", None, "choose another"),
         (
@@ -183,6 +183,7 @@ def test_fingerprints_change_with_what_decides_a_result_and_not_with_paths(tmp_p
     assert stale("evaluation/seed", 1) == none | full
     assert stale("arms/full", {"changes": {"alpha": 0.25}}) == full
     assert stale("arms/full", {"mode": "random"}) == full
+    assert stale("evaluations/seen", {"own_words": True}) == full  # the others have no captions to read in
     encoder.write_bytes(b"other weights")
     assert stale("data/image_encoder", str(encoder)) == stage_1 | none | full
 

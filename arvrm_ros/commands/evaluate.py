@@ -38,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of a wrong one",
     )
     parser.add_argument("--held-out", action="store_true", help="use paraphrases that training never saw")
+    parser.add_argument(
+        "--own-words",
+        action="store_true",
+        help="follow an unfamiliar instruction's own words, not those of the best clip's caption",
+    )
     parser.add_argument("--variants", help="looks of the table to use, in turn (default: ABCD; D for chains)")
     parser.add_argument(
         "--max-steps",
@@ -60,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
     steps = args.max_steps or (EPISODE_STEPS if args.chains is None else CHAIN_STEPS)
     database = args.database or str(resource("checkpoints", "human_motions.lance"))
-    options = EvaluationOptions(args.checkpoint, database, args.retrieval, steps)
+    options = EvaluationOptions(args.checkpoint, database, args.retrieval, steps, not args.own_words)
     contract = load_contract(args.robot)
     if args.chains is not None:
         if args.tasks:
@@ -86,7 +91,9 @@ def _run_episodes(args: argparse.Namespace, contract: RobotContract, options: Ev
     for outcome in outcomes:
         if not outcome.success:
             refused = f", {outcome.refused} chunks refused: {outcome.reason}" if outcome.refused else ""
-            print(f"failed: {outcome.task} ({outcome.instruction!r}, {outcome.variant}, seed {outcome.seed}{refused})")
+            read = f" read as {outcome.wording!r}" if outcome.wording != outcome.instruction else ""
+            where = f"{outcome.variant}, seed {outcome.seed}"
+            print(f"failed: {outcome.task} ({outcome.instruction!r}{read}, {where}{refused})")
     if args.json:
         save_rows(args.json, summary, outcomes)
 

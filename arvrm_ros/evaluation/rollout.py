@@ -26,6 +26,7 @@ from arvrm_ros.policies import Policy, PolicyError, checkpoint_folder, load_poli
 from arvrm_ros.retrieval.building import check_encoders, encoder_fingerprints
 from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.retrieval.search import MotionSearch
+from arvrm_ros.retrieval.wording import familiar_wording
 from arvrm_ros.simulation.demonstrations import EVALUATION_SEEDS
 from arvrm_ros.simulation.scene import VARIANTS
 from arvrm_ros.simulation.tabletop import Tabletop
@@ -57,6 +58,7 @@ class Outcome:
         steps: control steps until success or the end.
         refused: chunks the executor refused; ``reason`` is the last one's, or why the policy gave none.
         retrieved_right: share of the retrieved clips that show the same task; None without retrieval.
+        wording: what the instruction was read as.
     """
 
     task: str
@@ -69,6 +71,7 @@ class Outcome:
     refused: int = 0
     reason: str = ""
     retrieved_right: float | None = None
+    wording: str = ""
 
 
 @dataclass
@@ -80,23 +83,34 @@ class Attempt:
     refused: int = 0
     reason: str = ""
     retrieved_right: float | None = None
+    wording: str = ""
 
 
 class Retriever:
     """Answers queries as the retrieval node does, without ROS.
 
+    Attributes:
+        rewords: whether an unfamiliar instruction is read in a caption's words, see ``retrieval/wording.py``.
+
     Args:
         database: of human clips.
         mode: one of ``retrieval.search.MODES``.
         image_encoder: weights of the encoder the database was made with; None for the shipped ones.
+        rewords: see the attribute.
 
     Raises:
         DataError: the database was made with other encoders.
     """
 
-    def __init__(self, database: MotionDatabase, mode: str = "database", image_encoder: Path | None = None) -> None:
+    def __init__(
+        self,
+        database: MotionDatabase,
+        mode: str = "database",
+        image_encoder: Path | None = None,
+        rewords: bool = True,
+    ) -> None:
         check_encoders(database, encoder_fingerprints(image_encoder))
-        self._search = MotionSearch(database, opposites=False)  # as in training
+        self._search, self.rewords = MotionSearch(database), rewords
         self._images, self._texts, self._mode = ImageEncoder.load(image_encoder), TextEncoder(), mode
 
     def __call__(self, instruction: str, image: np.ndarray, count: int, task: str = "") -> list[RetrievedMotion]:
@@ -106,7 +120,8 @@ class Retriever:
             task: id of the true task; only the modes that are told it look at it.
         """
         visual = self._images.visual_feature(self._images.encode(image[None]))
-        return self._search.search(self._texts.encode([instruction])[0], visual, count, self._mode, task).motions
+        language = self._texts.encode([instruction])[0]
+        return self._search.search(language, visual, count, self._mode, task, instruction).motions
 
 
 def at_rest(tabletop: Tabletop) -> ChunkExecutor:
@@ -143,10 +158,12 @@ def follow(
     start = tabletop.state()
     policy.reset(instruction)
     observation = _observation(tabletop, executor)
-    attempt = Attempt(False, max_steps)
+    attempt = Attempt(False, max_steps, wording=instruction)
     if retrieve is not None and policy.retrieves:
         motions = retrieve(instruction, next(iter(observation.images.values())), policy.retrieves, task)
-        policy.set_retrieved(motions)
+        if retrieve.rewords:
+            attempt.wording = familiar_wording(instruction, motions, policy.instructions)
+        policy.set_retrieved(motions, attempt.wording)
         if motions:
             attempt.retrieved_right = float(np.mean([motion.clip.task == task for motion in motions]))
     period = tabletop.contract.action.step_period
@@ -215,12 +232,13 @@ def trials(
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What to evaluate: a checkpoint, the motion database, the retrieval's mode, and how long."""
+    """What to evaluate, for how many steps, and how to retrieve (:class:`Retriever`)."""
 
     checkpoint: str
     database: str
     mode: str = "database"
     max_steps: int = 120
+    rewords: bool = True
 
 
 @dataclass
@@ -248,7 +266,7 @@ def set_up(contract: RobotContract, options: EvaluationOptions) -> Setup:
         database = MotionDatabase.open(options.database)
         own = checkpoint_folder(options.checkpoint) / "image_encoder.safetensors"
         fits = own.is_file() and encoder_fingerprints(own)["image_encoder"] == database.features.get("image_encoder")
-        retrieve = Retriever(database, options.mode, own if fits else None)
+        retrieve = Retriever(database, options.mode, own if fits else None, options.rewords)
     return Setup(options, Tabletop(contract), policy, retrieve)
 
 

@@ -114,11 +114,13 @@ class EvaluationSet:
         held_out: use paraphrases that training never saw.
         mode: of the retrieval; the arm's own if empty.
         chains: take only the first so many; 0 for all.
+        own_words: follow unfamiliar instructions in their own words, not in those of the best clip's caption.
     """
 
     held_out: bool = False
     mode: str = ""
     chains: int = 0
+    own_words: bool = False
 
 
 @dataclass(frozen=True)
@@ -236,8 +238,8 @@ class Study:
                 retrieval = arm.config.retrieval
             except (ArvrmError, TypeError) as error:
                 raise StudyError(f"arms: {name}: {error}") from None
-            if retrieval and not arm.human_clips:
-                raise StudyError(f"arms: {name}: retrieval needs human_clips")
+            if retrieval and not arm.human_clips and arm.mode != "none":
+                raise StudyError(f"arms: {name}: retrieval needs human_clips, or mode: none")
         self._check_runs()
 
     def _check_runs(self) -> None:
@@ -415,12 +417,20 @@ def retrieval_mode(study: Study, arm: Arm, evaluation: str) -> str:
 
 def evaluation_settings(study: Study, arm: Arm, evaluation: str) -> dict[str, Any]:
     """All that decides how a chain of an evaluation ends, the weights aside; the number of chains does not."""
+    mode = retrieval_mode(study, arm, evaluation)
     return {
         "scenes": scenes(study),
         "held_out": study.evaluations[evaluation].held_out,
-        "mode": retrieval_mode(study, arm, evaluation),
+        "mode": mode,
         "max_steps": study.evaluation.max_steps,
+        "opposites_last": mode != "none",
+        "rewords": rewords(study, arm, evaluation),
     }
+
+
+def rewords(study: Study, arm: Arm, evaluation: str) -> bool:
+    """Whether an arm reads unfamiliar instructions in the words of captions while it is rolled out."""
+    return retrieval_mode(study, arm, evaluation) != "none" and not study.evaluations[evaluation].own_words
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from arvrm_ros.evaluation.study import (
     fingerprint,
     planned,
     retrieval_mode,
+    rewords,
     scenes,
 )
 from arvrm_ros.files import write_json
@@ -242,8 +243,8 @@ def _evaluate(study: Study, job: Job, folder: Path, evaluation: str, rows: Path)
     contract = load_contract(study.robot)
     drawn = _draw_chains(study, folder.parent, study.evaluations[evaluation].held_out, 1)
     chains = drawn[: chain_count(study, evaluation)]
-    mode = retrieval_mode(study, job.arm, evaluation)
-    options = EvaluationOptions(str(folder / CHECKPOINT), study.data.database, mode, study.evaluation.max_steps)
+    mode, said = retrieval_mode(study, job.arm, evaluation), rewords(study, job.arm, evaluation)
+    options = EvaluationOptions(str(folder / CHECKPOINT), study.data.database, mode, study.evaluation.max_steps, said)
     outcomes = sorted(evaluate_chains(contract, options, chains, 1, rows), key=lambda outcome: outcome.index)
     return [outcome.completed for outcome in outcomes], summarise(outcomes)
 

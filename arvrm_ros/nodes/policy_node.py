@@ -34,6 +34,7 @@ from arvrm_ros.nodes.parameters import Parameters, parameter
 from arvrm_ros.nodes.serving import serve_goals
 from arvrm_ros.policies import load_policy
 from arvrm_ros.policies.observing import ObservationBuffer, StaleInputError
+from arvrm_ros.retrieval.wording import familiar_wording
 
 SUPERVISION_PERIOD = 0.02  # s
 
@@ -49,6 +50,9 @@ class PolicyParameters(Parameters):
     timeout: float = parameter(60.0, "time for a goal that names none", unit="s", low=1.0, high=3600.0)
     retrieval_timeout: float = parameter(
         3.0, "wait for retrieved clips before following without them; 0 does not wait", unit="s", low=0.0, high=60.0
+    )
+    rewords: bool = parameter(
+        True, "follow an unfamiliar instruction in the words of the best clip's caption, where one says the same"
     )
     stale_grace: float = parameter(
         2.0, "silence of an input, beyond its limit, that fails the goal", unit="s", low=0.1, high=60.0
@@ -71,6 +75,7 @@ class _Session:
     instruction: str
     started: float  # ROS seconds
     timeout: float
+    wording: str  # as which the instruction is read
     motions: list[Any] | None = None  # retrieved; None: not answered yet
     confidence: float = 0.0
     captions: list[str] = field(default_factory=list)
@@ -233,6 +238,11 @@ class PolicyNode(ManagedNode):
                 self.edges.update("retrieved motions", str(error))
                 return
             self.edges.update("retrieved motions", None)
+            if self.params.rewords and not session.following:  # what was understood holds until the end
+                familiar = self._policy.instructions
+                session.wording = familiar_wording(session.instruction, session.motions, familiar)
+                if session.wording != session.instruction:
+                    self.get_logger().info(f'"{session.instruction}" is read as "{session.wording}"')
             session.confidence = message.confidence
             session.captions = [motion.caption for motion in message.motions]
             self._wake.notify_all()
@@ -264,7 +274,7 @@ class PolicyNode(ManagedNode):
 
     def _on_goal(self, goal: ServerGoalHandle) -> None:
         instruction = goal.request.instruction.strip()
-        session = _Session(goal, instruction, self.now(), goal.request.timeout or self.params.timeout)
+        session = _Session(goal, instruction, self.now(), goal.request.timeout or self.params.timeout, instruction)
         if not self.is_active:
             self._conclude(session, InstructionCode.NOT_ACTIVE, "the policy node is not active")
             return
@@ -388,13 +398,13 @@ class PolicyNode(ManagedNode):
                     self._wake.wait(timeout=0.05)  # the supervision reports it
                     continue
                 session.last_stamp = observation.stamp
-                motions = session.motions
+                motions, wording = session.motions, session.wording
             try:
                 if session is not current:
                     self._policy.reset(session.instruction)
                     current, used = session, None
                 if motions is not used or not session.following:
-                    self._policy.set_retrieved(motions or [])
+                    self._policy.set_retrieved(motions or [], wording)
                     used = motions
                 self._step(session, observation)
             except ArvrmError as error:
@@ -449,6 +459,7 @@ class PolicyNode(ManagedNode):
                 progress=float(session.progress),
                 confidence=float(session.confidence),
                 retrieved=session.captions,
+                wording=session.wording,
                 policy_seconds=policy_seconds,
             )
         )

@@ -32,19 +32,26 @@ class Policy(Protocol):
         name: in :data:`POLICIES`.
         contract: the robot it was trained for.
         retrieves: human clips it wants per instruction; 0 when it uses none.
+        instructions: that it was trained with; empty where that is not known.
         analogy_map: (S, K) float32, rows ``ROBOT_COMPONENTS``, columns ``HAND_KEYPOINTS``; None when it has none.
     """
 
     name: str
     contract: RobotContract
     retrieves: int
+    instructions: frozenset[str]
     analogy_map: np.ndarray | None
 
     def reset(self, instruction: str) -> None:
         """Starts a new instruction: the history is forgotten."""
 
-    def set_retrieved(self, motions: list[RetrievedMotion]) -> None:
-        """Takes the retrieved clips; may come at any time, also empty."""
+    def set_retrieved(self, motions: list[RetrievedMotion], wording: str = "") -> None:
+        """Takes the retrieved clips; may come at any time, also empty.
+
+        Args:
+            motions: the clips, best first.
+            wording: the instruction in other words, by which it is followed from now on; "" for its own.
+        """
 
     def accelerate(self) -> None:
         """Trades a small error of the actions for speed, once and for good; see ``perception/fast.py``."""

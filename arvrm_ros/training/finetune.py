@@ -147,6 +147,7 @@ def finetune(
     training_record: dict[str, Any] = {
         "episodes": len(robot),
         "without_tasks": sorted(without),
+        "instructions": sorted(set(robot.instructions)),
         "clips": 0 if clips is None else len(clips),
         "pretrained": None if pretrained is None else fingerprint(pretrained),
         "seed": schedule.seed,

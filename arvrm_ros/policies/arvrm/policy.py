@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,10 @@ class ArvrmPolicy:
         text_encoder: FrozenTextEncoder,
         contract: RobotContract,
         max_drift: float = 0.0,
+        instructions: Collection[str] = (),
     ) -> None:
         self.model, self.contract, self._max_drift = model.eval(), contract, max_drift
+        self.instructions = frozenset(instructions)
         self.config = model.config
         self._images, self._texts = image_encoder, text_encoder
         self._kinematics = Kinematics(contract)
@@ -65,6 +68,7 @@ class ArvrmPolicy:
         self._action_scale = np.array(normalisation.action_scale, np.float32)
         self._sequence = 0
         self._retrieved: Retrieved | None = None
+        self._words: str | None = None
         self.reset("")
 
     @property
@@ -82,7 +86,7 @@ class ArvrmPolicy:
     def reset(self, instruction: str) -> None:
         """Starts a new instruction."""
         self._instruction = instruction
-        self._text = torch.from_numpy(self._texts.encode([instruction]))  # (1, text_width)
+        self._read(instruction)
         self._seen: deque[Seen] = deque(maxlen=self.config.history)  # each of one step
         self._states: deque[np.ndarray] = deque(maxlen=self.config.history)  # each (S,)
         self._retrieved = None
@@ -94,10 +98,15 @@ class ArvrmPolicy:
                 accelerate(part)
 
     @torch.inference_mode()
-    def set_retrieved(self, motions: list[RetrievedMotion]) -> None:
-        """Passes the clips through the frozen keypoint encoder, once."""
+    def set_retrieved(self, motions: list[RetrievedMotion], wording: str = "") -> None:
+        """Passes the clips through the frozen keypoint encoder, once; see :class:`~arvrm_ros.policies.Policy`."""
+        self._read(wording or self._instruction)
         motions = motions[: self.retrieves]
         self._retrieved = retrieved_features(self.model, [m.clip for m in motions]) if motions else None
+
+    def _read(self, words: str) -> None:
+        if words != self._words:
+            self._words, self._text = words, torch.from_numpy(self._texts.encode([words]))  # (1, text_width)
 
     @torch.inference_mode()
     def predict_chunk(self, observation: Observation) -> ActionChunk:
@@ -178,7 +187,8 @@ class ArvrmPolicy:
         # Of the contract it was trained with: a policy acts relative to what it learnt to act relative to.
         max_drift = float(header["contract"]["limits"].get("max_drift", 0.0))
         texts = load_text_encoder(model.config.text_encoder)
-        return cls(model, normalisation, encoder, texts, contract, max_drift)
+        instructions = header.get("training", {}).get("instructions", ())  # of 0.1.0 they are not known
+        return cls(model, normalisation, encoder, texts, contract, max_drift, instructions)
 
 
 @torch.inference_mode()
