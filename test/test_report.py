@@ -40,6 +40,7 @@ def record() -> DemoRecord:
         [motion("clip_1", "pull the drawer open"), motion("clip_2", "slide it")], 0.8,
         [(0.1 * i, i / 6) for i in range(6)],
         {"policy_step": [0.01, 0.02, 0.03], "capture_to_command": [0.1, 0.1, 0.2]}, {"clip_1": b"\xff\xd8jpeg"},
+        "slide it <out>",
     )  # fmt: skip
     failed = Episode("fly", "open_drawer", True, 1000001, False, 0, 2.0, 204, "camera is silent")
     processes = [ProcessUse("policy_node", 11, 512.34), ProcessUse("camera_node", 12, 100.0)]
@@ -86,6 +87,7 @@ def test_report_holds_everything_and_needs_nothing_else(record: DemoRecord, tmp_
     assert not re.search(r"""(src|href)=["'](?!data:|#)|url\(|@import""", page)
     for text in ("pull the drawer open", "open &lt;b&gt;the drawer", "camera is silent", "1 of 2", "0.75", "0.50"):
         assert text in page
+    assert page.count("<dt>read as</dt><dd>slide it &lt;out&gt;</dd>") == page.count("read as") == 1
     assert page.count('class="hands"') == 1  # the clip without a picture is drawn
     assert page.count('class="cell"') == 7 * 21
     video = re.search(r'src="data:video/mp4;base64,([^"]+)"', page)

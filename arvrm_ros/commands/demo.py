@@ -112,14 +112,16 @@ def _follow(
 ) -> Episode:
     robot.reset_scene(assignment.seed, assignment.task)
     recorder.start()
-    outcome = robot.follow(assignment.instruction, timeout).result()
+    following = robot.follow(assignment.instruction, timeout)
+    outcome = following.result()
     time.sleep(TAIL)
     samples = recorder.stop()
-    return _episode(assignment, outcome, samples, values)
+    wording = following.feedback.wording if following.feedback else ""
+    return _episode(assignment, outcome, wording, samples, values)
 
 
 def _episode(
-    assignment: Assignment, outcome: Outcome, samples: dict[str, list[Sample]], values: suite.Values
+    assignment: Assignment, outcome: Outcome, wording: str, samples: dict[str, list[Sample]], values: suite.Values
 ) -> Episode:
     chunks = samples.get("chunk", [])
     stages: dict[str, list[float]] = {}
@@ -151,6 +153,7 @@ def _episode(
         progress=[(chunk.stamp, chunk.value["progress"]) for chunk in chunks],
         stages=stages,
         thumbnails=_thumbnails([motion.clip.clip_id for motion in answer["motions"]], values),
+        wording=wording,
     )
 
 

@@ -39,6 +39,7 @@ class Episode:
         progress: (stamp, the policy's estimate in [0, 1]) per chunk.
         stages: per stage, its duration for each chunk.
         thumbnails: clip id to a JPEG of the clip with its hand keypoints drawn in.
+        wording: what the policy read the instruction as; "" where it never came to that.
     """
 
     instruction: str
@@ -57,6 +58,7 @@ class Episode:
     progress: list[tuple[float, float]] = field(default_factory=list)
     stages: dict[str, list[float]] = field(default_factory=dict)
     thumbnails: dict[str, bytes] = field(default_factory=dict)
+    wording: str = ""
 
 
 @dataclass(frozen=True)
