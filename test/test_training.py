@@ -9,8 +9,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import yaml
 from learning_data import TINY, write_database, write_episodes
 
+from arvrm_ros.cli import main
 from arvrm_ros.contract import load_contract
 from arvrm_ros.data.episodes import read_episode, write_episode
 from arvrm_ros.errors import CheckpointError, DataError
@@ -59,6 +61,15 @@ def test_both_stages_learn_and_the_checkpoint_loads(tmp_path, episodes, database
     for name, value in frozen.items():
         if name.startswith(("keypoint_encoder", "keypoint_head")):
             torch.testing.assert_close(tuned[name], value, msg=f"{name} was not frozen")
+
+
+def test_a_policy_that_is_trained_without_clips_asks_for_none(tmp_path, episodes):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(yaml.safe_dump(dataclasses.asdict(TINY)))
+    run = ["--episodes", str(episodes), "--policy", str(config), "--out", str(tmp_path / "run"), "--steps", "1"]
+    assert main(["finetune", *run, "--batch", "2"]) == 0
+    assert TINY.retrieval
+    assert load_policy(tmp_path / "run" / "checkpoint", load_contract("tabletop")).retrieves == 0
 
 
 def test_clips_are_shifted_with_what_is_in_them(database):

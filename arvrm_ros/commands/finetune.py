@@ -13,7 +13,7 @@ from arvrm_ros.files import write_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument("--episodes", type=Path, required=True, help="folder of robot episodes")
-    parser.add_argument("--database", default="", help="human-motion database; without one there is no retrieval")
+    parser.add_argument("--database", default="", help="human-motion database; without one the policy knows no clips")
     parser.add_argument(
         "--pretrained", type=Path, help="pretrained.safetensors of 'arvrm pretrain'; random if not given"
     )
@@ -44,6 +44,9 @@ def run(args: argparse.Namespace) -> int:
     from arvrm_ros.training.finetune import finetune
     from arvrm_ros.training.loop import Schedule, is_first
 
+    changes = {"analogy": False} if args.no_analogy else {}
+    if not args.database:  # else the policy would be shown clips when it acts, which it never learnt to read
+        changes |= {"retrieval": False, "analogy": False}
     figures = finetune(
         args.episodes,
         MotionDatabase.open(args.database) if args.database else None,
@@ -51,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         args.pretrained,
         args.out,
         load_contract(args.robot),
-        load_config(args.policy, **({"analogy": False} if args.no_analogy else {})),
+        load_config(args.policy, **changes),
         Schedule(args.steps, args.learning_rate, seed=args.seed),
         args.batch,
         args.limit,
