@@ -71,6 +71,8 @@ def finetune(
         CheckpointError: the pretrained weights do not fit.
         DataError: an episode or the database cannot be used.
     """
+    if database is not None:
+        check_image_encoder(database, config, image_encoder)  # before episodes are encoded, which takes minutes
     robot = RobotEpisodes(episodes, image_encoder, contract, config, limit, variants, without)
     torch.manual_seed(schedule.seed)
     model = ArvrmModel(config).to(device())
@@ -79,7 +81,6 @@ def finetune(
     clips: HumanClips | None = None
     features: Retrieved | None = None
     if database is not None:
-        check_image_encoder(database, config, image_encoder)
         search = MotionSearch(database, opposites=False)  # the paper's ranking: what the published results stand on
         clips = HumanClips(search.clips, config, image_encoder)
         if config.retrieval:
