@@ -213,6 +213,18 @@ ARVRM_UNSEEN = Paper(2.33, (0.802, 0.575, 0.430, 0.313, 0.209))
 GR1_ABC = Paper(3.06, (0.854, 0.712, 0.596, 0.497, 0.401))
 ARVRM_ABC = Paper(3.29, (0.901, 0.759, 0.642, 0.531, 0.461))
 
+AMOUNTS = ((SMALL, "10 % data"), (FULL, "full data"))
+
+
+def _with_both(rows: int, *pairs: tuple[str, int, int]) -> tuple[Comparison, ...]:
+    """Comparisons (label, plus, minus) within the first ``rows`` of a table, of little data, and the rest."""
+    return tuple(
+        Comparison(f"{label}, {amount}", (first + plus,), (first + minus,))
+        for first, (_, amount) in zip((0, rows), AMOUNTS, strict=True)
+        for label, plus, minus in pairs
+    )
+
+
 PARTS = ("none", "pretraining", "retrieval", "full", "conditional")
 PART_LABELS = ("none", "+ pretraining", "+ retrieval", "+ AR map (AR-VRM)", "conditional AR map m(l, o)")
 PAPER_PARTS = (Paper(3.00), Paper(4.06), Paper(4.21), ARVRM_FULL, None)
@@ -229,17 +241,13 @@ QUESTIONS = (
                 for label, arm, paper in zip(PART_LABELS, PARTS, PAPER_PARTS, strict=True)
             ),
         ),
-        (
-            Comparison("AR-VRM against none, 10 % data", (3,), (0,)),
-            Comparison("pretraining adds, 10 % data", (1,), (0,)),
-            Comparison("retrieval adds, 10 % data", (2,), (1,)),
-            Comparison("the AR map adds, 10 % data", (3,), (2,)),
-            Comparison("conditional map against the global one, 10 % data", (4,), (3,)),
-            Comparison("AR-VRM against none, full data", (8,), (5,)),
-            Comparison("pretraining adds, full data", (6,), (5,)),
-            Comparison("retrieval adds, full data", (7,), (6,)),
-            Comparison("the AR map adds, full data", (8,), (7,)),
-            Comparison("conditional map against the global one, full data", (9,), (8,)),
+        _with_both(
+            len(PARTS),
+            ("AR-VRM against none", 3, 0),
+            ("pretraining adds", 1, 0),
+            ("retrieval adds", 2, 1),
+            ("the AR map adds", 3, 2),
+            ("conditional map against the global one", 4, 3),
         ),
     ),
     Question(
@@ -252,10 +260,7 @@ QUESTIONS = (
             Row("GR-1, full data", "gr1", paper=GR1_FULL),
             Row("AR-VRM, full data", "full", paper=ARVRM_FULL),
         ),
-        (
-            Comparison("AR-VRM against GR-1, 10 % data", (1,), (0,)),
-            Comparison("AR-VRM against GR-1, full data", (3,), (2,)),
-        ),
+        _with_both(2, ("AR-VRM against GR-1", 1, 0)),
     ),
     Question(
         "c",
@@ -289,14 +294,11 @@ QUESTIONS = (
             Row("AR-VRM, full data", "full", evaluation="held_out", paper=ARVRM_UNSEEN),
             Row("AR-VRM, full data, seen wordings", "full", paper=ARVRM_FULL),
         ),
-        tuple(
-            Comparison(f"{label}, {amount}", (first + 2,), (first + place,))
-            for first, amount in ((0, "10 % data"), (4, "full data"))
-            for place, label in (
-                (1, "AR-VRM against GR-1, unseen wordings"),
-                (0, "AR-VRM against none, unseen wordings"),
-                (3, "AR-VRM: unseen against seen wordings"),
-            )
+        _with_both(
+            4,
+            ("AR-VRM against GR-1, unseen wordings", 2, 1),
+            ("AR-VRM against none, unseen wordings", 2, 0),
+            ("AR-VRM: unseen against seen wordings", 2, 3),
         ),
     ),
     Question(
@@ -306,7 +308,7 @@ QUESTIONS = (
         "of full data.",
         tuple(
             Row(f"{label}, {variants}→D, {amount}", arm, data, variants, paper=paper if data == FULL else None)
-            for data, amount in ((SMALL, "10 % data"), (FULL, "full data"))
+            for data, amount in AMOUNTS
             for label, arm, variants, paper in (
                 ("none", "none", "ABCD", Paper(3.00)),
                 ("GR-1", "gr1", "ABCD", GR1_FULL),
@@ -316,14 +318,11 @@ QUESTIONS = (
                 ("AR-VRM", "full", "ABC", ARVRM_ABC),
             )
         ),
-        tuple(
-            Comparison(f"{label}, {amount}", (first + 5,), (first + place,))
-            for first, amount in ((0, "10 % data"), (6, "full data"))
-            for place, label in (
-                (4, "AR-VRM against GR-1, ABC→D"),
-                (3, "AR-VRM against none, ABC→D"),
-                (2, "AR-VRM: ABC→D against ABCD→D"),
-            )
+        _with_both(
+            6,
+            ("AR-VRM against GR-1, ABC→D", 5, 4),
+            ("AR-VRM against none, ABC→D", 5, 3),
+            ("AR-VRM: ABC→D against ABCD→D", 5, 2),
         ),
     ),
     Question(
@@ -333,7 +332,7 @@ QUESTIONS = (
         "task did no harm, what the clips show would not be used.",
         tuple(
             Row(f"{label}, {amount}", arm, data, evaluation=evaluation)
-            for data, amount in ((SMALL, "10 % data"), (FULL, "full data"))
+            for data, amount in AMOUNTS
             for label, arm, evaluation in (
                 ("retrieved clips", "full", "seen"),
                 ("random clips when acting", "full", "random"),
@@ -347,19 +346,16 @@ QUESTIONS = (
                 ("unseen wordings, no clips when acting", "full", "held_out_no_clips"),
             )
         ),
-        tuple(
-            Comparison(f"{label}, {amount}", (first + base,), (first + place,))
-            for first, amount in ((0, "10 % data"), (10, "full data"))
-            for base, place, label in (
-                (0, 4, "retrieved against random clips in training too"),
-                (7, 8, "unseen wordings read in captions' words against their own"),
-                (0, 5, "retrieved against a wrong task's clips in training too"),
-                (0, 6, "retrieved against no clips in training too"),
-                (0, 1, "retrieved against random clips when acting"),
-                (0, 2, "retrieved against a wrong task's clips when acting"),
-                (0, 3, "retrieved against no clips when acting"),
-                (7, 9, "unseen wordings, retrieved against no clips when acting"),
-            )
+        _with_both(
+            10,
+            ("retrieved against random clips in training too", 0, 4),
+            ("unseen wordings read in captions' words against their own", 7, 8),
+            ("retrieved against a wrong task's clips in training too", 0, 5),
+            ("retrieved against no clips in training too", 0, 6),
+            ("retrieved against random clips when acting", 0, 1),
+            ("retrieved against a wrong task's clips when acting", 0, 2),
+            ("retrieved against no clips when acting", 0, 3),
+            ("unseen wordings, retrieved against no clips when acting", 7, 9),
         ),
         answers=2,
     ),

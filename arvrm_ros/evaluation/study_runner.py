@@ -243,8 +243,13 @@ def _evaluate(study: Study, job: Job, folder: Path, evaluation: str, rows: Path)
     contract = load_contract(study.robot)
     drawn = _draw_chains(study, folder.parent, study.evaluations[evaluation].held_out, 1)
     chains = drawn[: chain_count(study, evaluation)]
-    mode, said = retrieval_mode(study, job.arm, evaluation), rewords(study, job.arm, evaluation)
-    options = EvaluationOptions(str(folder / CHECKPOINT), study.data.database, mode, study.evaluation.max_steps, said)
+    options = EvaluationOptions(
+        str(folder / CHECKPOINT),
+        study.data.database,
+        retrieval_mode(study, job.arm, evaluation),
+        study.evaluation.max_steps,
+        rewords(study, job.arm, evaluation),
+    )
     outcomes = sorted(evaluate_chains(contract, options, chains, 1, rows), key=lambda outcome: outcome.index)
     return [outcome.completed for outcome in outcomes], summarise(outcomes)
 
