@@ -133,6 +133,8 @@ def test_the_way_leads_around_a_keep_out_box(robot: Robot, client: MoveClient) -
 
 
 def test_goals_that_cannot_be_reached_are_refused_with_their_reason(robot: Robot, client: MoveClient) -> None:
+    at_home = robot.contract.home
+    wait_for(lambda: robot.rests() and np.abs(robot.state()[0] - at_home).max() < 1e-3, "the arm to rest at home")
     before = len(robot.commands)
     for goal, code, text in (
         (client.pose(2.0, 0.0, 0.5), ExecutionCode.JOINT_LIMIT, "no joint solution"),
@@ -145,8 +147,9 @@ def test_goals_that_cannot_be_reached_are_refused_with_their_reason(robot: Robot
         status, answer, message = client.moved(goal)
         assert (status, answer) == (GoalStatus.STATUS_ABORTED, code), message
         assert text in message
-    still = np.array([command.points[-1].positions for command in robot.commands[before:]])
-    np.testing.assert_allclose(still, still[:1].repeat(len(still), axis=0), atol=1e-6)
+    asked = np.array([command.points[-1].positions for command in robot.commands[before:]])
+    # On a busy machine a stream may begin anew, from where the arm is measured.
+    np.testing.assert_allclose(asked, np.tile(at_home, (len(asked), 1)), atol=2e-3)
 
 
 def test_cancel_a_chunk_and_a_newer_goal_bring_it_to_rest(robot: Robot, client: MoveClient) -> None:

@@ -191,7 +191,7 @@ class GoalMoves:
                 self._begin(move, move.planned)
         elif motion.state is not ExecutorState.FOLLOWING and motion.error[0]:
             self._finish(*motion.error)
-        elif rests and self._left(move.found) < ARRIVED:
+        elif rests and self._node.measured()[1] >= motion.ends_at and self._left(move.found) < ARRIVED:
             self._finish(ExecutionCode.NONE, "")
         elif rests and now > motion.ends_at + ARRIVES_WITHIN:
             self._finish(*self._missed(move.found))
