@@ -33,6 +33,7 @@ from typing import Any
 from arvrm_ros.contract import RobotContract, load_contract
 from arvrm_ros.errors import ArvrmError
 from arvrm_ros.resources import resource
+from arvrm_ros.simulation import MOST_LAG
 
 MANAGER = "lifecycle_manager"
 """Name of the node that brings the others up and watches them."""
@@ -181,6 +182,8 @@ ARGUMENTS = (
     Argument("goal_execution", "stream", "who executes goal moves: stream or controller", ("real_robot",)),
     Argument("chunk_stream", "controller", "where chunks go: controller, servo_twist or servo_pose", ("real_robot",)),
     Argument("execution", "embedded", "execution backend: embedded, none, NODE.py or package/executable", SIMULATED),
+    Argument("lag", 0.1, "seconds by which the free arm is behind its commands, at most", ("real_robot",)),
+    Argument("lag", MOST_LAG, "seconds by which the free arm is behind its commands, at most", SIMULATED),
     Argument("variant", "D", "look of the simulated table: A, B, C or D", SIMULATED),
     Argument("seed", 0, "seed of the first simulated scene", SIMULATED),
     Argument("real_time_factor", 1.0, "simulated seconds per wall-clock second", SIMULATED),
@@ -207,7 +210,7 @@ NODES = (  # in the order in which they are brought up; the reverse is the order
         choice="mode",
         keeps_none=True,
     ),
-    Node("execution_node", tuple(SUITES), argument="execution", choice="backend"),
+    Node("execution_node", tuple(SUITES), {"lag": lambda a: a["lag"]}, argument="execution", choice="backend"),
     Node("policy_node", tuple(SUITES), argument="policy", choice="policy"),
 )
 

@@ -27,7 +27,8 @@ from arvrm_ros.errors import ExecutionCode, MotionRefused
 from arvrm_ros.evaluation import rollout
 from arvrm_ros.evaluation.faults import AT_REST, LAG, REST
 from arvrm_ros.files import write_json
-from arvrm_ros.motion.executor import ChunkExecutor, JointCommand
+from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, JointCommand
+from arvrm_ros.simulation import MOST_LAG
 from arvrm_ros.simulation.scene import ROBOT
 from arvrm_ros.simulation.tabletop import Tabletop
 
@@ -152,7 +153,7 @@ def main() -> int:
         for trial in tqdm(trials, "stopping", unit="trial", disable=None):
 
             def start(tabletop: Tabletop, task: str = trial.task) -> ChunkExecutor:
-                return Stopped(contract).watch(tabletop, rng, figures, task)
+                return Stopped(contract, ExecutorSettings(lag=MOST_LAG)).watch(tabletop, rng, figures, task)
 
             done += rollout.roll_out(setup.tabletop, setup.policy, setup.retrieve, trial, 120, start).success
     results = {

@@ -23,9 +23,11 @@ from arvrm_ros.contract import Clamp, KeepOut, RobotContract, load_contract
 from arvrm_ros.data.types import ActionChunk
 from arvrm_ros.errors import ContractError, ExecutionCode, MotionRefused
 from arvrm_ros.motion.collision import Clearance
+from arvrm_ros.motion.contact import PRESSES
 from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, ExecutorState, JointCommand
 from arvrm_ros.motion.kinematics import Kinematics
 from arvrm_ros.motion.safety import SWING, PathCheck
+from arvrm_ros.simulation import MOST_LAG
 from arvrm_ros.simulation.trajectory_controller import TrajectoryController, TrajectoryPoint
 
 STEP = 0.001  # s
@@ -445,9 +447,12 @@ class TestClamping:
 
 class TestPressing:
     @staticmethod
-    def moving(contract: RobotContract, off: float, late: int = 0) -> tuple[ChunkExecutor, list[JointCommand]]:
+    def moving(
+        contract: RobotContract, off: float, late: int = 0, lag: float = 0.1
+    ) -> tuple[ChunkExecutor, list[JointCommand]]:
         """An arm half a second on its way, joint 6 held so far off its command (rad), measured so many periods late."""
-        executor = ChunkExecutor(replace(contract, watchdogs=replace(contract.watchdogs, obstruction=0.2)))
+        patient = replace(contract, watchdogs=replace(contract.watchdogs, obstruction=0.2))
+        executor = ChunkExecutor(patient, ExecutorSettings(lag=lag))
         executor.reset(np.array(contract.home), 1.0, 0.0)
         executor.accept(line(contract, (0, 0.3, 0)), 0.0)
         commands = []
@@ -474,6 +479,18 @@ class TestPressing:
         Judge(contract).check(commands)
         assert commands[-1].positions[5] == pytest.approx(held, abs=0.02)
         assert np.abs([c.velocities for c in commands[stopped + 30 :]]).max() < 1e-6, "at rest within 0.3 s"
+
+    @pytest.mark.parametrize("stop", ["emergency stop", "hold"])
+    def test_so_does_one_that_is_caught_while_it_stops(self, contract: RobotContract, stop: str) -> None:
+        executor, commands = self.moving(contract, 0.0, lag=MOST_LAG)
+        held = commands[-1].positions
+        executor.hold(0.5) if stop == "hold" else executor.emergency_stop()
+        for i in range(100):
+            commands.append(executor.step(0.5 + i * PERIOD))
+            executor.measured(held, 1.0, 0.51 + i * PERIOD)
+        Judge(contract).check(commands)
+        assert np.abs(commands[-1].positions - held).max() < PRESSES
+        assert np.abs([c.velocities for c in commands[50 + 30 :]]).max() < 1e-6, "at rest within 0.3 s"
 
     def test_a_free_arm_that_lags_does_not(self, contract: RobotContract) -> None:
         ends = []

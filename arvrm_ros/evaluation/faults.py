@@ -22,12 +22,12 @@ import numpy as np
 from arvrm_ros import files
 from arvrm_ros.contract import RobotContract
 from arvrm_ros.motion.kinematics import Kinematics
+from arvrm_ros.simulation import MOST_LAG
 
 TICK = 0.01  # s between two states of the simulated controller
 AT_REST = 0.02  # rad/s; a held arm trembles by less
 REST = 0.3  # s of simulated time, from a stop of any kind to rest
 WORKSPACE_MARGIN = 0.02  # m: what a stop off the path, and the servos' lag, may carry the end effector out of its box
-LAG_SECONDS = 0.06  # that the simulated servos are behind their command at most; they need 0.03
 LAG = 1.1  # times a limit that the measured joints may reach: the simulated servos swing a little behind their command
 
 LINKS = ("joint_states", "camera_images", "gripper_images", "chunks", "trajectories", "retrieved_motions")
@@ -483,14 +483,14 @@ class Judge:
     def pushed(self, begin: float) -> float:
         """Radians by which a joint was off what was commanded within its lag, at most, since a simulated time."""
         with self._lock:
-            commanded = [s for s in self._commanded if s[0] >= begin - LAG_SECONDS]
+            commanded = [s for s in self._commanded if s[0] >= begin - MOST_LAG]
             measured = [s for s in self._measured if s[0] >= begin]
         if not commanded:
             return 0.0
         times, positions = np.array([s[0] for s in commanded]), np.array([s[1] for s in commanded])
         most = 0.0
         for stamp, position, _ in measured:
-            recent = positions[(times >= stamp - LAG_SECONDS - TICK) & (times <= stamp + TICK)]
+            recent = positions[(times >= stamp - MOST_LAG - TICK) & (times <= stamp + TICK)]
             if len(recent):
                 off = np.maximum(recent.min(axis=0) - position, position - recent.max(axis=0))
                 most = max(most, float(off.max()))

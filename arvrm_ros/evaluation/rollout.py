@@ -19,7 +19,7 @@ from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.types import Observation, RetrievedMotion
 from arvrm_ros.errors import ArvrmError, MotionRefused
 from arvrm_ros.files import write_json
-from arvrm_ros.motion.executor import ChunkExecutor
+from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings
 from arvrm_ros.perception.image_encoder import ImageEncoder
 from arvrm_ros.perception.text_encoder import TextEncoder
 from arvrm_ros.policies import Policy, PolicyError, checkpoint_folder, load_policy, read_header
@@ -27,6 +27,7 @@ from arvrm_ros.retrieval.building import check_encoders, encoder_fingerprints
 from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.retrieval.search import MotionSearch
 from arvrm_ros.retrieval.wording import familiar_wording
+from arvrm_ros.simulation import MOST_LAG
 from arvrm_ros.simulation.demonstrations import EVALUATION_SEEDS
 from arvrm_ros.simulation.scene import VARIANTS
 from arvrm_ros.simulation.tabletop import Tabletop
@@ -126,7 +127,7 @@ class Retriever:
 
 def at_rest(tabletop: Tabletop) -> ChunkExecutor:
     """A new executor that holds the arm where it is."""
-    executor = ChunkExecutor(tabletop.contract)
+    executor = ChunkExecutor(tabletop.contract, ExecutorSettings(lag=MOST_LAG))
     executor.reset(tabletop.joint_positions, tabletop.gripper, tabletop.time)
     return executor
 

@@ -19,7 +19,6 @@ from arvrm_ros.motion import chunks, safety
 from arvrm_ros.motion.chunks import JointPath
 
 PRESSES = 0.008  # rad off its command from which an arm that is to rest gives way to what holds it; a free one is 0.003
-LAG = 0.1  # s by which a free arm is behind its commands, at most
 SETTLES = 0.05  # s after its commands rest in which a free arm does
 AGE = 2.0  # times the age that joint states may have, to give way by them: an arm also stops because they are missing
 LONGEST_RELIEF = 0.3  # s in which an arm that stops gives way; else it rests as it is
@@ -45,10 +44,11 @@ class Contact:
     Args:
         contract: of the robot.
         period: seconds between two commands.
+        lag: seconds by which a free arm is behind its commands, at most.
     """
 
-    def __init__(self, contract: RobotContract, period: float) -> None:
-        self._contract, self._period = contract, period
+    def __init__(self, contract: RobotContract, period: float, lag: float) -> None:
+        self._contract, self._period, self._lag = contract, period, lag
         self._commands: deque[tuple[float, np.ndarray]] = deque(maxlen=REMEMBERED)
         self._obstructions: deque[float] = deque(maxlen=OBSTRUCTIONS)
         self.measured_at: float | None
@@ -112,7 +112,7 @@ class Contact:
         at, nowhere = self.measured_at, np.zeros_like(self.positions)
         if at is None or self._last[0] < at - self._period:
             return nowhere
-        recent = [positions for time, positions in self._commands if -LAG <= time - at <= self._period]
+        recent = [positions for time, positions in self._commands if -self._lag <= time - at <= self._period]
         if not recent:
             return nowhere
         low, high = np.min(recent, axis=0), np.max(recent, axis=0)
@@ -170,6 +170,26 @@ class Contact:
                 return relieved
             seconds *= LONGER
         return path
+
+    def brakes(self, path: JointPath, start: float) -> JointPath | None:
+        """Another way to rest, where the arm was caught since it was stopped; None when it was not, or it is too late.
+
+        Args:
+            path: to rest, as :meth:`stops` gave it.
+            start: seconds, when that is left.
+        """
+        here = path.at(start)
+        there = np.append(self._within_limits(self.positions), path.at(path.end)[0][-1])
+        goes_there = np.abs(there - path.at(path.end)[0]).max() < PRESSES
+        if start >= self._rests_by or goes_there or np.abs(self.off()).max() < PRESSES:
+            return None
+        seconds = chunks.seconds_between(np.abs(there - here[0])[:-1], self._contract)
+        while start + seconds <= self._rests_by:
+            relieved = JointPath.rest(there, start).joined(here, start, seconds)
+            if safety.needed_slowdown(relieved.times, relieved.knots, self._contract).max() <= 1.0:
+                return relieved
+            seconds *= LONGER
+        return None
 
     def rests(self, path: JointPath, start: float, at_once: bool) -> JointPath | None:
         """The way to where the arm is held, once it was stopped; None when it does not press, or gave way often enough.

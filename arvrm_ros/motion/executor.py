@@ -91,12 +91,15 @@ class ExecutorSettings:
         blend: seconds of the way into a new chunk; longer when the limits ask for it.
         newest_weight: weight of a new chunk against what is moving, in (0, 1]; 1 follows the newest chunk alone.
         lead: seconds by which :meth:`ChunkExecutor.step` is called before its time.
+        lag: seconds by which the arm is behind its commands, at most, if nothing holds it; the less, the sooner is
+            what holds it noticed.
     """
 
     period: float = 0.01
     blend: float = 0.1
     newest_weight: float = 1.0
     lead: float = 0.0
+    lag: float = 0.1
 
 
 class ChunkExecutor:
@@ -132,7 +135,7 @@ class ChunkExecutor:
         self._solve = solve or ChunkPlanner(contract, self.settings).solve
         self._check = safety.PathCheck(contract, self.settings.period)
         self._brake = Brake(contract, self.settings.period)
-        self._contact = Contact(contract, self.settings.period)
+        self._contact = Contact(contract, self.settings.period, self.settings.lag)
         gripper = contract.gripper
         self._gripper_step = gripper.max_velocity / abs(gripper.open - gripper.closed) * self.settings.period
         self.state = ExecutorState.HOLDING
@@ -331,6 +334,8 @@ class ChunkExecutor:
         except MotionRefused:
             return
         self._contact.measure(position, now)
+        if gives_way and self.state is not ExecutorState.FOLLOWING:
+            self._path = self._contact.brakes(self._path, self._committed) or self._path
         if self._braking:
             return
         limit, held = self.contract.watchdogs.tracking_error, self.error[0] in HELD

@@ -34,7 +34,6 @@ from arvrm_ros.errors import ExecutionCode, MotionRefused
 from arvrm_ros.motion import chunk_planner, safety
 from arvrm_ros.motion.backends import Backend, TrajectoryPoint, make_backend, moveit
 from arvrm_ros.motion.chunk_planner import ChunkPlanner
-from arvrm_ros.motion.contact import LAG
 from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, ExecutorState, Plan
 from arvrm_ros.motion.planning import Planner
 from arvrm_ros.motion.planning_process import PlanningProcess
@@ -73,6 +72,10 @@ class ExecutionParameters(GoalParameters):
     rest: float = parameter(
         REST, "time in which the arm of a dead node rests, where less than 'foreseen' is sent ahead for that",
         unit="s", low=0.1, high=1.0,
+    )  # fmt: skip
+    lag: float = parameter(
+        0.1, "by which the arm is behind its commands, at most, if nothing holds it; less notices a contact sooner",
+        unit="s", low=0.0, high=0.5,
     )  # fmt: skip
     reference_topic: str = parameter(
         "",
@@ -134,7 +137,11 @@ class ExecutionNode(ManagedNode):
         self._backend: Backend = make_backend(self.params.backend)
         self._period = 1.0 / self.params.rate
         settings = ExecutorSettings(
-            self._period, self.params.blend, self.params.newest_weight, lead=COMMITTED * self._period
+            self._period,
+            self.params.blend,
+            self.params.newest_weight,
+            lead=COMMITTED * self._period,
+            lag=self.params.lag,
         )
         make = partial(ChunkPlanner, self.contract, settings)
         self._planning = planning = PlanningProcess(chunk_planner.PROCESS, make, PATIENCE, real_time.PLANNING)
@@ -501,7 +508,7 @@ class ExecutionNode(ManagedNode):
         trajectory = self._stream.trajectory(now, STOP_PERIODS)
         self._publish(trajectory)
         moving = [time for time, command in trajectory.points if np.abs(command.velocities).max() > 1e-3]
-        time.sleep(moving[-1] + LAG if moving else 0.0)
+        time.sleep(moving[-1] + self.params.lag if moving else 0.0)
 
     def _emergency_stop(self) -> None:
         latched, self._stop_latched = self._stop_latched, True
