@@ -500,6 +500,10 @@ class TestPressing:
             ends.append([executor.step(0.5 + i * PERIOD) for i in range(100)][-1].positions)
         np.testing.assert_array_equal(*ends)
 
+    def test_how_late_an_arm_follows_is_measured(self, contract: RobotContract) -> None:
+        assert self.moving(contract, 0.0, late=3)[0].measured_lag == pytest.approx(0.03, abs=0.011)
+        assert self.moving(contract, 0.1)[0].measured_lag == 0.0, "one that is held tells nothing"
+
     def test_old_joint_states_are_not_believed(self, contract: RobotContract) -> None:
         executor, _ = self.moving(contract, 0.1)
         rested = [executor.step(0.5 + i * PERIOD) for i in range(50)][-1]

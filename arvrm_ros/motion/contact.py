@@ -31,6 +31,10 @@ SLOWEST = 0.5  # s that this takes at least
 OBSTRUCTIONS = 5  # in a row after which an arm counts as not following, instead of giving way to something
 IN_A_ROW = 3.0  # s in which they come then
 REMEMBERED = 64  # commands, to compare a measurement with what was commanded for its time
+FREE = 0.003  # rad off its way within which an arm counts as free
+MOVES = 0.02  # rad that a joint is commanded to go within LOOKED_BACK, at least, to tell by how much the arm is late
+LOOKED_BACK = 0.3  # s
+LAGS = 500  # measurements of a moving arm by which that is told
 
 
 class Contact:
@@ -51,6 +55,7 @@ class Contact:
         self._contract, self._period, self._lag = contract, period, lag
         self._commands: deque[tuple[float, np.ndarray]] = deque(maxlen=REMEMBERED)
         self._obstructions: deque[float] = deque(maxlen=OBSTRUCTIONS)
+        self._lags: deque[float] = deque(maxlen=LAGS)
         self.measured_at: float | None
         self.begin(np.array(contract.home), 0.0)
         self.measured_at = None
@@ -88,6 +93,18 @@ class Contact:
         """Takes (n,) rad measured at a time."""
         self.positions, self.measured_at = positions, now
         self.tracking_error = self.deviation(positions, now)
+        recent = [(time, there) for time, there in self._commands if -LOOKED_BACK <= time - now <= self._period]
+        if not recent or np.abs(recent[-1][1] - recent[0][1]).max() < MOVES:
+            return
+        off = np.abs(np.array([there for _, there in recent]) - positions).max(axis=1)
+        nearest = len(off) - 1 - int(off[::-1].argmin())
+        if off[nearest] < FREE:
+            self._lags.append(max(now - recent[nearest][0], 0.0))
+
+    @property
+    def measured_lag(self) -> float:
+        """Seconds by which the moving arm was behind its commands, nearly at most (95 %); 0 before it has moved."""
+        return float(np.percentile(self._lags, 95)) if self._lags else 0.0
 
     def commanded_for(self, time: float) -> np.ndarray:
         """(n,) rad commanded for a time: commands may be given ahead of it."""

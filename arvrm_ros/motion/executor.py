@@ -176,6 +176,11 @@ class ChunkExecutor:
         return self._contact.tracking_error
 
     @property
+    def measured_lag(self) -> float:
+        """Seconds by which the moving arm was behind its commands, nearly at most (95 %); 0 before it has moved."""
+        return self._contact.measured_lag
+
+    @property
     def motion(self) -> object:
         """What is followed now; another object than before says that what was foreseen does not hold any more."""
         return self._path

@@ -229,6 +229,7 @@ class ExecutionNode(ManagedNode):
             "sequence": self._sequence,
             "lost_nodes": ", ".join(self._peers.lost()),
             "tracking_error_rad": round(self._motion.tracking_error, 4),
+            "lag_s": round(self._motion.measured_lag, 3),
         }
 
     @property
