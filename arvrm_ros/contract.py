@@ -32,6 +32,11 @@ class Camera:
     width: int
     max_age: float
 
+    @property
+    def raw_topic(self) -> str:
+        """Where the driver publishes its images, by ROS's convention: ``image_raw`` beside :attr:`topic`."""
+        return f"{self.topic.rpartition('/')[0]}/image_raw"
+
 
 @dataclass(frozen=True)
 class JointStates:

@@ -367,10 +367,7 @@ def _process(node: Node, suite: str, values: Values) -> Process | None:
 def _raw_sources(contract: RobotContract, values: Values) -> dict[str, str]:
     """Source per camera of the contract: what ``cameras:=`` says, else the driver's raw topic."""
     given = dict(source.split("=", 1) for source in str(values["cameras"]).split() if "=" in source)
-    return {
-        name: given.get(name, re.sub(r"/image$", "/image_raw", camera.topic))
-        for name, camera in contract.observation.cameras.items()
-    }
+    return {name: given.get(name, camera.raw_topic) for name, camera in contract.observation.cameras.items()}
 
 
 def _is_topic(source: str) -> bool:

@@ -22,6 +22,7 @@ from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from arvrm_ros.contract import load_contract
+from arvrm_ros.data.messages import joint_state_to_arrays
 from arvrm_ros.errors import MotionRefused
 from arvrm_ros.motion.goals import GoalPlanner
 from arvrm_ros.motion.kinematics import Kinematics
@@ -65,7 +66,7 @@ class ServoStandIn(Node):
 
     def _on_joint_states(self, message: JointState) -> None:
         if self._fresh() is None:  # while it moves the arm, it goes on from its own commands
-            self._joints = conversions.joint_state_to_arrays(message, self._contract)[0]
+            self._joints = joint_state_to_arrays(message, self._contract)[0]
 
     def _fresh(self) -> TwistStamped | PoseStamped | None:
         if self._command is None:

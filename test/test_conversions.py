@@ -12,7 +12,7 @@ from sensor_msgs.msg import Image, JointState
 
 import arvrm_ros.msg as messages
 from arvrm_ros.contract import load_contract
-from arvrm_ros.data.messages import MessageError, message_to_detections, view_pixels
+from arvrm_ros.data.messages import MessageError, joint_state_to_arrays, message_to_detections, view_pixels
 from arvrm_ros.data.types import ActionChunk, HandDetection, HumanClip, RetrievedMotion
 from arvrm_ros.nodes import conversions
 
@@ -147,7 +147,7 @@ def test_joint_states_come_in_the_contracts_order():
     values = dict(zip(names, [*(0.1 * i for i in range(7)), 0.02], strict=True))
     shuffled = list(reversed(names))
     message = JointState(name=shuffled, position=[values[n] for n in shuffled])
-    positions, velocities, opening = conversions.joint_state_to_arrays(message, contract)
+    positions, velocities, opening = joint_state_to_arrays(message, contract)
     np.testing.assert_array_equal(positions, [values[n] for n in contract.joints])
     np.testing.assert_array_equal(velocities, np.zeros(7))
     assert opening == 0.5
@@ -165,4 +165,4 @@ def test_incomplete_joint_states_are_refused(fault):
     else:
         positions[0] = float("nan")
     with pytest.raises(MessageError, match="/joint_states has"):
-        conversions.joint_state_to_arrays(JointState(name=names, position=positions), contract)
+        joint_state_to_arrays(JointState(name=names, position=positions), contract)

@@ -1,13 +1,13 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images and hand keypoints of ROS 2 bags in MCAP files. Needs no ROS: the messages' definitions are in the file."""
+"""Messages of ROS 2 bags in MCAP files, and the images and hand keypoints in them. Needs no ROS: the messages' definitions are in the file."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,31 @@ def read_bag(
         for message in _messages(path, images):
             time = (_stamp(message) - first) / 1e9
             if start <= time < end:
-                yield time, _image(message), found.get((message.header.frame_id, _stamp(message)))
+                yield time, image_of(message), found.get((message.header.frame_id, _stamp(message)))
     except MessageError as error:
         raise DataError(f"the bag {path} cannot be used: {error}") from None
+
+
+def bag_topics(path: Path) -> dict[str, str]:
+    """The topics of a bag, and the kind of their messages.
+
+    Raises:
+        DataError: it is no MCAP file.
+    """
+    with _reader(path) as reader:
+        summary = reader.get_summary()
+        return {c.topic: summary.schemas[c.schema_id].name for c in summary.channels.values()} if summary else {}
+
+
+def read_messages(path: Path, topics: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Topic and message of all messages of some topics, in the order in which they were recorded.
+
+    Raises:
+        DataError: it is no MCAP file, or damaged.
+    """
+    with _reader(path) as reader:
+        for _, channel, _, message in reader.iter_decoded_messages(topics=list(topics)):
+            yield channel.topic, message
 
 
 def _image_topic(path: Path, frames: set[str]) -> str:
@@ -88,18 +110,12 @@ def _image_topic(path: Path, frames: set[str]) -> str:
 
 
 def _topics(path: Path, kinds: tuple[str, ...]) -> list[str]:
-    with _reader(path) as reader:
-        summary = reader.get_summary()
-        if summary is None:
-            return []
-        return [c.topic for c in summary.channels.values() if summary.schemas[c.schema_id].name in kinds]
+    return [topic for topic, kind in bag_topics(path).items() if kind in kinds]
 
 
 def _messages(path: Path, topic: str) -> Iterator[Any]:
     """All messages of a topic."""
-    with _reader(path) as reader:
-        for _, _, _, message in reader.iter_decoded_messages(topics=[topic]):
-            yield message
+    return (message for _, message in read_messages(path, [topic]))
 
 
 def _first(path: Path, topic: str) -> list[Any]:
@@ -121,7 +137,12 @@ def _stamp(message: Any) -> int:
     return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
 
 
-def _image(message: Any) -> np.ndarray:
+def image_of(message: Any) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a decoded ``sensor_msgs/Image`` or ``CompressedImage``.
+
+    Raises:
+        MessageError: it is malformed, or of an encoding that this package does not know.
+    """
     if not hasattr(message, "format"):
         check_image(message)
         return view_pixels(message)

@@ -157,6 +157,20 @@ def read_episode(path: Path) -> Episode:
     return Episode(contract=contract, images=images, points=points, **header, **arrays)
 
 
+def glance(path: Path) -> tuple[str, float]:
+    """Instruction and seconds of an episode, without its images.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        with np.load(path) as file:
+            header, stamp = json.loads(file["header"].tobytes()), file["stamp"]
+        return str(header["instruction"]), float(stamp[-1] - stamp[0])
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is not an episode, or is damaged: {error}") from None
+
+
 def episode_files(folder: Path) -> list[Path]:
     """The episodes of a folder, by name.
 

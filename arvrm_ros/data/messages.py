@@ -1,6 +1,6 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""What image and hand messages hold. Needs no ROS: a message is anything with the fields, whoever has decoded it."""
+"""What image, joint-state and hand messages hold. Needs no ROS: a message is anything with the fields, whoever has decoded it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.types import HAND_KEYPOINTS, HandDetection
 from arvrm_ros.errors import ArvrmError
 
@@ -42,6 +43,16 @@ def view_pixels(message: Any) -> np.ndarray:
     return pixels if message.encoding == "rgb8" else pixels[..., _CHANNELS[message.encoding]]
 
 
+def stamp_of(message: Any) -> float:
+    """Seconds of a message's header."""
+    return to_seconds(message.header.stamp)
+
+
+def to_seconds(time: Any) -> float:
+    """Seconds of a ROS time or duration."""
+    return float(time.sec + time.nanosec * 1e-9)
+
+
 def message_to_detections(message: Any) -> list[HandDetection]:
     """The hands of an ``arvrm_ros/HandKeypoints``.
 
@@ -66,6 +77,28 @@ def shaped_keypoints(name: str, values: Any, count: int) -> np.ndarray:
     if flat.size != np.prod(shape):
         raise MessageError(f"{name} has {flat.size} numbers, {shape} needs {np.prod(shape)}")
     return flat.reshape(shape)
+
+
+def joint_state_to_arrays(message: Any, contract: RobotContract) -> tuple[np.ndarray, np.ndarray, float]:
+    """Joint positions and velocities of a ``sensor_msgs/JointState`` in the contract's order, and the gripper's opening.
+
+    Returns:
+        positions (n,) rad, velocities (n,) rad/s (zero where the driver reports none), opening in [0, 1].
+
+    Raises:
+        MessageError: a joint of the contract is missing, or a position is not finite.
+    """
+    index = {name: i for i, name in enumerate(message.name)}
+    wanted = (*contract.joints, contract.gripper.joint)
+    missing = [name for name in wanted if index.get(name, len(message.position)) >= len(message.position)]
+    if missing:
+        raise MessageError(f"{contract.observation.joint_states.topic} has no position of {', '.join(missing)}")
+    *arm, finger = (index[name] for name in wanted)
+    positions = np.array([message.position[i] for i in arm])
+    velocities = np.array([message.velocity[i] if i < len(message.velocity) else 0.0 for i in arm])
+    if not (np.all(np.isfinite(positions)) and np.isfinite(message.position[finger])):
+        raise MessageError(f"{contract.observation.joint_states.topic} has positions that are not finite")
+    return positions, velocities, contract.gripper.opening(message.position[finger])
 
 
 def _depth(encoding: str) -> int:

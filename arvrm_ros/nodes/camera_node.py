@@ -89,7 +89,7 @@ class CameraNode(ManagedNode):
         wanted = self.contract.observation.cameras
         in_step = FrameSets(wanted, 1 / params.rate)
         for name, camera in wanted.items():
-            source = named.pop(name, f"{_namespace(camera.topic)}/image_raw")
+            source = named.pop(name, camera.raw_topic)
             self._cameras[name] = self._make(name, source, camera.topic, (camera.height, camera.width), in_step)
         for name, source in named.items():
             topic = f"/{name}_camera/image"

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point, Pose, Quaternion
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 import arvrm_ros.msg as messages
-from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.messages import MessageError, check_image, shaped_keypoints, view_pixels
+from arvrm_ros.data.messages import to_seconds as to_seconds
 from arvrm_ros.data.types import (
     HAND_KEYPOINTS,
     ROBOT_COMPONENTS,
@@ -36,11 +36,6 @@ def to_time(seconds: float) -> Time:
 def to_duration(seconds: float) -> Duration:
     """A ROS duration from seconds."""
     return Duration(**_split(seconds))
-
-
-def to_seconds(stamp: Time | Duration) -> float:
-    """Seconds of a ROS time or duration."""
-    return float(stamp.sec + stamp.nanosec * 1e-9)
 
 
 def header(stamp: float, frame_id: str = "") -> Header:
@@ -192,28 +187,6 @@ def analogy_map_to_message(weights: np.ndarray, stamp: float) -> messages.Analog
 def message_to_analogy_map(message: messages.AnalogyMap) -> np.ndarray:
     """The (S, K) weights of a message."""
     return np.array(message.weights, np.float32).reshape(len(message.components), -1)
-
-
-def joint_state_to_arrays(message: JointState, contract: RobotContract) -> tuple[np.ndarray, np.ndarray, float]:
-    """Joint positions and velocities in the contract's order, and the gripper's opening.
-
-    Returns:
-        positions (n,) rad, velocities (n,) rad/s (zero where the driver reports none), opening in [0, 1].
-
-    Raises:
-        MessageError: a joint of the contract is missing, or a position is not finite.
-    """
-    index = {name: i for i, name in enumerate(message.name)}
-    wanted = (*contract.joints, contract.gripper.joint)
-    missing = [name for name in wanted if index.get(name, len(message.position)) >= len(message.position)]
-    if missing:
-        raise MessageError(f"{contract.observation.joint_states.topic} has no position of {', '.join(missing)}")
-    *arm, finger = (index[name] for name in wanted)
-    positions = np.array([message.position[i] for i in arm])
-    velocities = np.array([message.velocity[i] if i < len(message.velocity) else 0.0 for i in arm])
-    if not (np.all(np.isfinite(positions)) and np.isfinite(message.position[finger])):
-        raise MessageError(f"{contract.observation.joint_states.topic} has positions that are not finite")
-    return positions, velocities, contract.gripper.opening(message.position[finger])
 
 
 def motion_to_trajectory(joints: tuple[str, ...], times: np.ndarray, motion: np.ndarray) -> JointTrajectory:

@@ -23,7 +23,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 import arvrm_ros.msg as messages
 from arvrm_ros.dashboard import ARM, BOX, CLOSED, OPEN, RerunDashboard
-from arvrm_ros.data.messages import MessageError, message_to_detections
+from arvrm_ros.data.messages import MessageError, joint_state_to_arrays, message_to_detections
 from arvrm_ros.data.types import ActionChunk
 from arvrm_ros.motion.kinematics import Kinematics
 from arvrm_ros.nodes import conversions, qos
@@ -181,7 +181,7 @@ class DashboardNode(ManagedNode):
         if self._joints is None:
             return
         try:
-            joints, velocities, gripper = conversions.joint_state_to_arrays(self._joints, self.contract)
+            joints, velocities, gripper = joint_state_to_arrays(self._joints, self.contract)
         except MessageError as error:
             self.edges.update("joint states", str(error))
             return

@@ -29,7 +29,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from arvrm_ros import msg as messages
 from arvrm_ros import real_time
 from arvrm_ros.action import ExecuteChunk
-from arvrm_ros.data.messages import MessageError
+from arvrm_ros.data.messages import MessageError, joint_state_to_arrays
 from arvrm_ros.errors import ExecutionCode, MotionRefused
 from arvrm_ros.motion import chunk_planner, safety
 from arvrm_ros.motion.backends import Backend, TrajectoryPoint, make_backend, moveit
@@ -308,7 +308,7 @@ class ExecutionNode(ManagedNode):
         if not self.is_active:
             return
         try:
-            positions, _, gripper = conversions.joint_state_to_arrays(message, self.contract)
+            positions, _, gripper = joint_state_to_arrays(message, self.contract)
             stamp = conversions.to_seconds(message.header.stamp)
             if not self._joint_states.is_newer(stamp, self.now()):
                 return
@@ -351,7 +351,7 @@ class ExecutionNode(ManagedNode):
         """A simulator was reset: the arm is somewhere else, at rest."""
         if not self.is_active:
             return
-        positions, _, gripper = conversions.joint_state_to_arrays(message, self.contract)
+        positions, _, gripper = joint_state_to_arrays(message, self.contract)
         stamp = conversions.to_seconds(message.header.stamp)
         self._end_all(ExecutionCode.PREEMPTED, "the simulator was reset")
         self._joint_states.last = positions, stamp

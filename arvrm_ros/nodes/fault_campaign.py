@@ -67,7 +67,7 @@ class _Link:
 
 def links(contract: RobotContract) -> dict[str, _Link]:
     """What the relay carries; images between driver and camera node, so that the camera node has its share."""
-    raw = {name: f"/{name}_camera/image_raw" for name in contract.observation.cameras}
+    raw = {name: camera.raw_topic for name, camera in contract.observation.cameras.items()}
     return {
         "joint_states": _Link("simulation_node", (contract.observation.joint_states.topic,), JointState, qos.SENSOR),
         "camera_images": _Link("simulation_node", tuple(raw.values()), Image, qos.SENSOR),

@@ -26,6 +26,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from arvrm_ros import msg as messages
 from arvrm_ros.action import FollowInstruction
+from arvrm_ros.data.messages import joint_state_to_arrays
 from arvrm_ros.data.types import Observation
 from arvrm_ros.errors import ArvrmError, ExecutionCode, InstructionCode
 from arvrm_ros.nodes import conversions, qos
@@ -207,7 +208,7 @@ class PolicyNode(ManagedNode):
 
     def _on_joints(self, message: JointState) -> None:
         try:
-            positions, _, gripper = conversions.joint_state_to_arrays(message, self.contract)
+            positions, _, gripper = joint_state_to_arrays(message, self.contract)
         except ArvrmError as error:
             self.edges.update("joint states", str(error))
             return

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,7 @@ from arvrm_ros.data.types import HumanClip, RetrievedMotion
 from arvrm_ros.perception.overlay import keypoint_color
 from arvrm_ros.retrieval.database import MotionDatabase
 
-BINS = 24
 FINGERTIPS = (4, 8, 12, 16, 20)
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Shares of clips per bin, the largest is 1; and the values of the borders on the left and on the right."""
-
-    title: str
-    heights: list[float]
-    low: str
-    high: str
 
 
 def database_page(database: MotionDatabase, count: int, caption: str = "", order: str = "spread") -> str:
@@ -62,16 +50,17 @@ def database_page(database: MotionDatabase, count: int, caption: str = "", order
             "captions": f"{len(captions)}",
             "frames with a hand": f"{found.sum() / frames.sum():.1%}",
         },
+        about="How long, how well seen",
         histograms=[
-            _histogram("seconds per clip", seconds),
-            _histogram("frames with a hand, share per clip", visible, (0.0, 1.0)),
-            _histogram("landmarker's confidence, mean per clip", quality, (0.0, 1.0)),
+            pages.Histogram.of("seconds per clip", seconds),
+            pages.Histogram.of("frames with a hand, share per clip", visible, (0.0, 1.0)),
+            pages.Histogram.of("landmarker's confidence, mean per clip", quality, (0.0, 1.0)),
         ],
-        captions=captions.most_common(30),
-        others=max(0, len(captions) - 30),
+        captions=captions,
         chosen=f"{len(shown)} of {len(eligible)} clips"
         + (f" with “{caption}”" if caption else "")
-        + (", worst first" if order == "worst" else ", evenly over the database"),
+        + (", worst first" if order == "worst" else ", evenly over the database")
+        + ".",
     )
 
 
@@ -87,45 +76,44 @@ def search_page(database: MotionDatabase, query: str, motions: Sequence[Retrieve
     )
 
 
-def _page(database: MotionDatabase, shown: Sequence[HumanClip], **values: Any) -> str:
+def _page(
+    database: MotionDatabase,
+    shown: Sequence[HumanClip],
+    scores: Sequence[tuple[float, float, float]] | None = None,
+    **values: Any,
+) -> str:
     pictures = database.thumbnails([clip.clip_id for clip in shown])
-    scores = values.pop("scores", None)
     views = [
-        {
-            "clip": clip,
-            "seconds": len(clip.keypoints) * clip.frame_period,
-            "picture": pages.data_uri("image/jpeg", pictures.get(clip.clip_id, b"")),
-            "paths": _paths(clip),
-            "scores": scores[i] if scores else None,
-        }
+        pages.View(
+            clip.caption,
+            clip.clip_id,
+            [
+                f"{len(clip.keypoints) * clip.frame_period:.1f} s",
+                f"hand in {100 * clip.visible.mean():.0f} %",
+                *filter(None, [clip.handedness]),
+            ],
+            pictures.get(clip.clip_id, b""),
+            clip.video + (f" from {clip.start:.1f} s" if clip.video and clip.start else ""),
+            _paths(clip),
+            scores[i] if scores else None,
+        )
         for i, clip in enumerate(shown)
     ]
-    common = {
-        "histograms": [],
-        "captions": [],
-        "others": 0,
-        "features": database.features,
-        "name": Path(database.uri).name,
-    }
-    return (
-        pages.environment(Path(__file__).parent / "templates")
-        .get_template("database.html")
-        .render(common | values | {"views": views})
+    features = [f"{kind.replace('_', ' ')} {value}" for kind, value in database.features.items()]
+    return pages.collection(
+        name=" · ".join([Path(database.uri).name, *features]),
+        views=views,
+        kind="clips",
+        legend="Lines: the ways of the five fingertips in the picture.",
+        **values,
     )
 
 
-def _histogram(title: str, values: np.ndarray, span: tuple[float, float] | None = None) -> Histogram:
-    low, high = span or (0.0, max(float(values.max()), 1e-3))
-    counts, _ = np.histogram(values, BINS, (low, high))
-    return Histogram(title, (counts / counts.max()).tolist(), f"{low:g}", f"{high:.3g}")
-
-
-def _paths(clip: HumanClip) -> list[dict[str, str]]:
-    """The way of each fingertip as the points of an SVG line in a unit square, with its colour."""
+def _paths(clip: HumanClip) -> list[pages.Line]:
+    """The way of each fingertip in the picture."""
     return [
-        {
-            "points": " ".join(f"{x:.3f},{y:.3f}" for x, y in np.clip(clip.keypoints[:, k, :2], -0.2, 1.2)),
-            "color": "#{:02x}{:02x}{:02x}".format(*keypoint_color(k)),
-        }
+        pages.Line.through(
+            np.clip(clip.keypoints[:, k, :2], -0.2, 1.2), "#{:02x}{:02x}{:02x}".format(*keypoint_color(k))
+        )
         for k in FINGERTIPS
     ]
