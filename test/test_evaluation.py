@@ -14,10 +14,11 @@ from arvrm_ros.contract import load_contract
 from arvrm_ros.errors import ArvrmError, DataError
 from arvrm_ros.evaluation import rollout
 from arvrm_ros.evaluation.rollout import EvaluationOptions, Retriever, Trial, roll_out, set_up, trials, wilson
+from arvrm_ros.perception.image_encoder import ImageEncoder
 from arvrm_ros.policies import load_policy
 from arvrm_ros.resources import resource
-from arvrm_ros.retrieval.building import encoder_fingerprints
 from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.retrieval.encoders import encoder_fingerprints, image_fingerprint
 from arvrm_ros.simulation.demonstrations import EVALUATION_SEEDS
 from arvrm_ros.simulation.tabletop import Tabletop
 from arvrm_ros.simulation.tasks import TASKS
@@ -69,12 +70,9 @@ def test_queries_are_encoded_as_the_database_was(tmp_path, monkeypatch):
     contract = load_contract("tabletop")
     policy = ScriptedPolicy(Tabletop(contract, render=False))
     policy.retrieves = 2
-    loaded = []
     monkeypatch.setattr(rollout, "load_policy", lambda checkpoint, contract: policy)
-    monkeypatch.setattr(rollout, "TextEncoder", lambda: None)
-    monkeypatch.setattr(rollout.ImageEncoder, "load", loaded.append)
     own = tmp_path / "image_encoder.safetensors"
-    own.write_bytes(b"weights")
+    ImageEncoder().save(own)
     for name, features in (("own", encoder_fingerprints(own)), ("shipped", encoder_fingerprints()), ("third", None)):
         uri = str(tmp_path / f"{name}.lance")
         MotionDatabase.create(uri, features or {"image_encoder": "0123456789abcdef"})
@@ -83,8 +81,8 @@ def test_queries_are_encoded_as_the_database_was(tmp_path, monkeypatch):
             with pytest.raises(DataError, match="was made with another image encoder"):
                 set_up(contract, options)
         else:
-            assert set_up(contract, options).retrieve is not None
-    assert loaded == [own, None]
+            retrieve = set_up(contract, options).retrieve
+            assert image_fingerprint(retrieve.image_encoder) == features["image_encoder"]
     assert set_up(contract, replace(options, mode="none")).retrieve is None
 
 

@@ -22,8 +22,8 @@ from arvrm_ros.policies.arvrm.model import ArvrmModel
 from arvrm_ros.policies.arvrm.policy import ArvrmPolicy, save_checkpoint
 from arvrm_ros.policies.arvrm.processor import Normalisation
 from arvrm_ros.resources import resource
-from arvrm_ros.retrieval.building import encoder_fingerprints
 from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.retrieval.encoders import encoder_fingerprints
 
 THUMB, INDEX = HAND_KEYPOINTS.index("thumb 4"), HAND_KEYPOINTS.index("index 4")
 NORMALISATION = Normalisation((0.0,) * 7, (1.0,) * 7, tuple((0.01,) * 6 for _ in range(TINY.chunk)))

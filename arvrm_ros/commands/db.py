@@ -17,12 +17,15 @@ import numpy as np
 from arvrm_ros.errors import DataError
 from arvrm_ros.files import write_json, write_text
 from arvrm_ros.resources import resource
-from arvrm_ros.retrieval.building import ADDED, ENGINES, KNOWN, LOCAL, build, check_encoders, encoder_fingerprints
+from arvrm_ros.retrieval.building import ADDED, ENGINES, KNOWN, LOCAL, build
 from arvrm_ros.retrieval.database import INDEX_FROM, MotionDatabase
 from arvrm_ros.retrieval.extraction import ExtractionOptions
 from arvrm_ros.retrieval.page import database_page, search_page
 from arvrm_ros.retrieval.recording import record
 from arvrm_ros.retrieval.search import LANGUAGE_WEIGHT, MODES, MotionSearch
+
+DEFAULT_POLICY = "arvrm_small"
+"""Whose encoders a new database is made with."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,9 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=options.visual_frames,
         help="image features kept per clip; 0: one per frame (10 are enough for the search)",
     )
-    making.add_argument(
-        "--image-encoder", type=Path, help="weights of the image encoder; the shipped ones if not given"
-    )
+    _encoder_arguments(making, policy=True)
     making.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     making.add_argument(
         "--engine",
@@ -99,18 +100,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recording.add_argument("--videos", type=Path, default=Path("recordings"), help="folder of the recorded videos")
     recording.add_argument("--seconds", type=float, default=options.longest, help="length at most")
     recording.add_argument("--rate", type=float, default=30.0, help="frames per second")
-    recording.add_argument(
-        "--image-encoder", type=Path, help="weights of the image encoder; the shipped ones if not given"
-    )
+    _encoder_arguments(recording, policy=True)
 
     shipped = resource("checkpoints", "human_motions.lance")
     finding = actions.add_parser("search", help="find clips by text and image", formatter_class=style)
     finding.add_argument("text", help="instruction")
     finding.add_argument("--db", default=str(shipped), help="the database")
     finding.add_argument("--image", type=Path, help="what the robot's camera sees; without it only the text counts")
-    finding.add_argument(
-        "--image-encoder", type=Path, help="weights of the image encoder; the shipped ones if not given"
-    )
+    _encoder_arguments(finding)
     finding.add_argument("-k", type=int, default=4, help="clips wanted")
     finding.add_argument("--mode", choices=MODES[:2], default=MODES[0], help="how clips are chosen")
     _ranking_arguments(finding)
@@ -150,15 +147,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     judging.add_argument("episodes", type=Path, help="folder made by `arvrm collect robot`")
     judging.add_argument("--db", default=str(shipped), help="the database, of clips by `arvrm collect human`")
-    judging.add_argument(
-        "--image-encoder", type=Path, help="weights of the image encoder; the shipped ones if not given"
-    )
+    _encoder_arguments(judging)
     judging.add_argument("--limit", type=int, help="only so many episodes, spread over the folder")
     judging.add_argument("-k", type=int, default=4, help="clips per query")
     _ranking_arguments(judging)
     judging.add_argument("--json", type=Path, help="also write all figures to this file")
     stats = actions.add_parser("stats", help="what is in a database", formatter_class=style)
     stats.add_argument("--db", default=str(shipped), help="the database")
+
+
+def _encoder_arguments(parser: argparse.ArgumentParser, policy: bool = False) -> None:
+    if policy:
+        parser.add_argument(
+            "--policy",
+            default="",
+            metavar="NAME",
+            help="make a new database with the encoders of this policy's configuration, a name in config/policies or a "
+            f"file; {DEFAULT_POLICY} if not given",
+        )
+    parser.add_argument(
+        "--image-encoder",
+        type=Path,
+        help="weights of the database's image encoder; those that ship, or are fetched by name, if not given",
+    )
 
 
 def _ranking_arguments(parser: argparse.ArgumentParser) -> None:
@@ -198,7 +209,7 @@ def _build(args: argparse.Namespace) -> int:
         visual_frames=args.visual_frames,
         image_encoder=args.image_encoder,
     )
-    database = _database(args.out, args.image_encoder)
+    database = _database(args.out, args.image_encoder, args.policy)
     tally = build(database, args.source, options, args.workers, args.videos, args.engine)
     for outcome, count in tally.counts.most_common():
         names = (
@@ -212,7 +223,7 @@ def _build(args: argparse.Namespace) -> int:
 def _record(args: argparse.Namespace) -> int:
     from arvrm_ros.perception.cameras import open_source
 
-    database = _database(args.db, args.image_encoder)
+    database = _database(args.db, args.image_encoder, args.policy)
     source = open_source(args.camera, rate=args.rate)
     try:
         path, seen = record(source, args.videos, args.caption, args.seconds, args.rate)
@@ -227,13 +238,21 @@ def _record(args: argparse.Namespace) -> int:
     return 1
 
 
-def _database(uri: str, image_encoder: Path | None) -> MotionDatabase:
-    """Opens a database to add to, or makes it."""
-    features = encoder_fingerprints(image_encoder)
+def _database(uri: str, image_encoder: Path | None, policy: str) -> MotionDatabase:
+    """Opens a database to add to, or makes it for a policy; what encoders one has that is there, it says itself."""
+    from arvrm_ros.policies.arvrm.configuration import load_config
+    from arvrm_ros.retrieval.encoders import encoder_fingerprints, names_of
+
     if not MotionDatabase.exists(uri):
-        return MotionDatabase.create(uri, features)
+        config = load_config(policy or DEFAULT_POLICY)
+        return MotionDatabase.create(
+            uri, encoder_fingerprints(image_encoder, config.image_encoder, config.text_encoder)
+        )
     database = MotionDatabase.open(uri)
-    if database.features != features:
+    wanted = load_config(policy) if policy else None
+    if wanted is not None and names_of(database) != (wanted.image_encoder, wanted.text_encoder):
+        raise DataError(f"{uri} was made for the encoders {' and '.join(names_of(database))}: give another --out")
+    if database.features != encoder_fingerprints(image_encoder, *names_of(database)):
         raise DataError(f"{uri} was made with other encoders: give another --out, or remove it first")
     return database
 
@@ -241,8 +260,7 @@ def _database(uri: str, image_encoder: Path | None) -> MotionDatabase:
 def _search(args: argparse.Namespace) -> int:
     import cv2
 
-    from arvrm_ros.perception.image_encoder import ImageEncoder
-    from arvrm_ros.perception.text_encoder import TextEncoder
+    from arvrm_ros.retrieval.encoders import encoders_of
 
     database = MotionDatabase.open(args.db)
     searcher = MotionSearch(
@@ -254,13 +272,13 @@ def _search(args: argparse.Namespace) -> int:
     if not len(searcher):
         print(f"{args.db} is empty")
         return 1
-    language = TextEncoder().encode([args.text])[0]
+    encoder, texts = encoders_of(database, args.image_encoder)
+    language = texts.encode([args.text])[0]
     visual = np.zeros((1, searcher.visual_width), np.float32)
     if args.image:
         image = cv2.imread(str(args.image), cv2.IMREAD_COLOR)
         if image is None:
             raise DataError(f"{args.image} is not an image")
-        encoder = ImageEncoder.load(args.image_encoder)
         visual = encoder.visual_feature(encoder.encode(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)[None]))
     result = searcher.search(language, visual, args.k, args.mode, instruction=args.text)
     print(f"confidence {result.confidence:.2f}")
@@ -318,14 +336,14 @@ def _upgrade(args: argparse.Namespace) -> int:
 
 def _precision(args: argparse.Namespace) -> int:
     from arvrm_ros.evaluation.retrieval_report import first_views, precision
-    from arvrm_ros.perception.image_encoder import ImageEncoder
+    from arvrm_ros.retrieval.encoders import encoders_of
 
     database = MotionDatabase.open(args.db)
-    check_encoders(database, encoder_fingerprints(args.image_encoder))
+    images, texts = encoders_of(database, args.image_encoder)
     if not database.tasks():
         raise DataError(f"{args.db} has no clips of known tasks: build it from clips by `arvrm collect human`")
     search = MotionSearch(database, language_weight=args.language_weight, opposites=args.opposites)
-    figures = precision(search, first_views(args.episodes, args.limit, ImageEncoder.load(args.image_encoder)), args.k)
+    figures = precision(search, first_views(args.episodes, args.limit, images), texts, args.k)
     for name, row in figures.items():
         low, high = row["interval"]
         print(

@@ -20,8 +20,7 @@ from tqdm import tqdm
 from arvrm_ros.data.episodes import read_episode
 from arvrm_ros.errors import DataError
 from arvrm_ros.evaluation.chains import bootstrap_interval
-from arvrm_ros.perception.image_encoder import ImageEncoder
-from arvrm_ros.perception.text_encoder import TextEncoder
+from arvrm_ros.perception.encoders import FrozenImageEncoder, FrozenTextEncoder
 from arvrm_ros.retrieval.search import MotionSearch
 from arvrm_ros.simulation.tasks import TASKS, Task
 
@@ -39,7 +38,7 @@ def opposite_task(task: str) -> str:
     return other if other != task and other in TASKS else ""
 
 
-def first_views(episodes: Path, limit: int | None, encoder: ImageEncoder) -> list[tuple[str, np.ndarray]]:
+def first_views(episodes: Path, limit: int | None, encoder: FrozenImageEncoder) -> list[tuple[str, np.ndarray]]:
     """Task and image feature (d_o,) of the static camera's first view, of ``limit`` episodes spread over a folder.
 
     Raises:
@@ -59,11 +58,14 @@ def first_views(episodes: Path, limit: int | None, encoder: ImageEncoder) -> lis
     return views
 
 
-def precision(search: MotionSearch, views: list[tuple[str, np.ndarray]], count: int = 4) -> dict[str, Any]:
+def precision(
+    search: MotionSearch, views: list[tuple[str, np.ndarray]], texts: FrozenTextEncoder, count: int = 4
+) -> dict[str, Any]:
     """Retrieves for every view and every wording of its task.
 
     Args:
         views: as of :func:`first_views`.
+        texts: the encoder of the database's captions.
         count: clips per query.
 
     Returns:
@@ -71,7 +73,6 @@ def precision(search: MotionSearch, views: list[tuple[str, np.ndarray]], count: 
         of clips that show the opposite task, among tasks that have one), ``queries``, ``wordings``, and ``wrong``: per
         wording that was not always right, how many clips of which task it got.
     """
-    texts = TextEncoder()
     figures = {}
     for name, wordings in WORDINGS.items():
         right: dict[str, list[float]] = {}

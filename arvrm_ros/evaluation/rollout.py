@@ -20,11 +20,9 @@ from arvrm_ros.data.types import Observation, RetrievedMotion
 from arvrm_ros.errors import ArvrmError, MotionRefused
 from arvrm_ros.files import write_json
 from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings
-from arvrm_ros.perception.image_encoder import ImageEncoder
-from arvrm_ros.perception.text_encoder import TextEncoder
 from arvrm_ros.policies import Policy, PolicyError, checkpoint_folder, load_policy, read_header
-from arvrm_ros.retrieval.building import check_encoders, encoder_fingerprints
 from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.retrieval.encoders import encoders_of, made_by
 from arvrm_ros.retrieval.search import MotionSearch
 from arvrm_ros.retrieval.wording import familiar_wording
 from arvrm_ros.simulation import MOST_LAG
@@ -92,11 +90,12 @@ class Retriever:
 
     Attributes:
         rewords: whether an unfamiliar instruction is read in a caption's words, see ``retrieval/wording.py``.
+        image_encoder: the database's.
 
     Args:
         database: of human clips.
         mode: one of ``retrieval.search.MODES``.
-        image_encoder: weights of the encoder the database was made with; None for the shipped ones.
+        image_encoder: weights of the encoder the database was made with; None for those that ship or are fetched.
         rewords: see the attribute.
 
     Raises:
@@ -110,9 +109,8 @@ class Retriever:
         image_encoder: Path | None = None,
         rewords: bool = True,
     ) -> None:
-        check_encoders(database, encoder_fingerprints(image_encoder))
-        self._search, self.rewords = MotionSearch(database), rewords
-        self._images, self._texts, self._mode = ImageEncoder.load(image_encoder), TextEncoder(), mode
+        self.image_encoder, self._texts = encoders_of(database, image_encoder)
+        self._search, self._mode, self.rewords = MotionSearch(database), mode, rewords
 
     def __call__(self, instruction: str, image: np.ndarray, count: int, task: str = "") -> list[RetrievedMotion]:
         """The best clips for an instruction and the static camera's image (H, W, 3).
@@ -120,7 +118,7 @@ class Retriever:
         Args:
             task: id of the true task; only the modes that are told it look at it.
         """
-        visual = self._images.visual_feature(self._images.encode(image[None]))
+        visual = self.image_encoder.visual_feature(self.image_encoder.encode(image[None]))
         language = self._texts.encode([instruction])[0]
         return self._search.search(language, visual, count, self._mode, task, instruction).motions
 
@@ -255,7 +253,8 @@ class Setup:
 def set_up(contract: RobotContract, options: EvaluationOptions) -> Setup:
     """Loads simulator, policy and retrieval.
 
-    The retrieval's image encoder is the one that the database was made with: the checkpoint's, or the shipped one.
+    The retrieval's image encoder is the one that the database was made with: the checkpoint's, or the one that ships or
+    is fetched by name.
 
     Raises:
         CheckpointError: see :func:`arvrm_ros.policies.load_policy`.
@@ -266,8 +265,8 @@ def set_up(contract: RobotContract, options: EvaluationOptions) -> Setup:
     if options.mode != "none" and policy.retrieves:
         database = MotionDatabase.open(options.database)
         own = checkpoint_folder(options.checkpoint) / "image_encoder.safetensors"
-        fits = own.is_file() and encoder_fingerprints(own)["image_encoder"] == database.features.get("image_encoder")
-        retrieve = Retriever(database, options.mode, own if fits else None, options.rewords)
+        weights = own if own.is_file() and made_by(database, own) else None
+        retrieve = Retriever(database, options.mode, weights, options.rewords)
     return Setup(options, Tabletop(contract), policy, retrieve)
 
 

@@ -142,8 +142,9 @@ def prepare(study: Study, out: Path, workers: int, episodes: int) -> None:
         ArvrmError: it cannot be made, or what is there is not the study's.
     """
     from arvrm_ros.data.clips import clip_folders
-    from arvrm_ros.retrieval.building import build, check_encoders, encoder_fingerprints
+    from arvrm_ros.retrieval.building import build
     from arvrm_ros.retrieval.database import MotionDatabase
+    from arvrm_ros.retrieval.encoders import check_fingerprints, encoder_fingerprints
     from arvrm_ros.retrieval.extraction import ExtractionOptions
     from arvrm_ros.simulation.demonstrations import collect_robot
     from arvrm_ros.simulation.human import collect_human
@@ -175,7 +176,7 @@ def prepare(study: Study, out: Path, workers: int, episodes: int) -> None:
     features = encoder_fingerprints(encoder)
     if database_path.exists():
         database = MotionDatabase.open(database_path)
-        check_encoders(database, features)
+        check_fingerprints(database, features)
     else:
         database = MotionDatabase.create(database_path, features)
     if not database.older:  # an older one cannot be a build that was interrupted just now

@@ -25,11 +25,9 @@ from arvrm_ros.nodes import qos
 from arvrm_ros.nodes.conversions import message_to_image, retrieved_to_message, to_seconds
 from arvrm_ros.nodes.lifecycle import ManagedNode, StreamWatch, run_node
 from arvrm_ros.nodes.parameters import Parameters, parameter
-from arvrm_ros.perception.image_encoder import ImageEncoder
-from arvrm_ros.perception.text_encoder import TextEncoder
 from arvrm_ros.resources import resource
-from arvrm_ros.retrieval.building import check_encoders, encoder_fingerprints
 from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.retrieval.encoders import encoders_of
 from arvrm_ros.retrieval.index import unit
 from arvrm_ros.retrieval.search import (
     DEPLOYABLE_MODES,
@@ -52,7 +50,9 @@ class RetrievalParameters(Parameters):
     )  # fmt: skip
     k: int = parameter(4, "clips retrieved", low=1, high=64)
     database: str = parameter("", "motion database, path or URI of a NAME.lance; empty for the shipped one")
-    image_encoder: str = parameter("", "weights of the image encoder; empty for the shipped ones")
+    image_encoder: str = parameter(
+        "", "weights of the database's image encoder; empty for those that ship, or are fetched by name"
+    )
     language_weight: float = parameter(
         LANGUAGE_WEIGHT, "factor of the language term of the score", low=0.0, high=1000.0
     )
@@ -96,8 +96,7 @@ class RetrievalNode(ManagedNode):
         if params.mode != "none":
             database = MotionDatabase.open(params.database or resource("checkpoints", "human_motions.lance"))
             weights = Path(params.image_encoder) if params.image_encoder else None
-            self._text_encoder, self._image_encoder = TextEncoder(), ImageEncoder.load(weights)
-            check_encoders(database, encoder_fingerprints(weights))
+            self._image_encoder, self._text_encoder = encoders_of(database, weights)
             self._search = MotionSearch(database, language_weight=params.language_weight, opposites=params.opposites)
             if len(self._search):
                 self.get_logger().info(f"{len(self._search)} clips in {database.uri}")

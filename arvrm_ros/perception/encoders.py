@@ -41,9 +41,13 @@ class FrozenImageEncoder(Protocol):
     """What image encoders have in common; I tokens of width w per image, the first of them for the whole image.
 
     Attributes:
+        image: pixels of the side of the square that it looks at; other images are resized.
         tokens, width: I and w.
         identity: which weights these are; a policy only works with those it was trained with.
     """
+
+    @property
+    def image(self) -> int: ...  # noqa: D102
 
     @property
     def tokens(self) -> int: ...  # noqa: D102

@@ -72,6 +72,11 @@ class ImageEncoder(nn.Module):
         self.register_buffer("scale", torch.ones(tokens, config.width))
 
     @property
+    def image(self) -> int:
+        """Pixels of the side of the square that it looks at."""
+        return self.config.image
+
+    @property
     def tokens(self) -> int:
         """Tokens per image, 1 + M."""
         return self.config.queries + 1

@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from arvrm_ros.errors import DataError
 from arvrm_ros.perception.models import require_hand_landmarker
-from arvrm_ros.resources import resource
 from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.retrieval.extraction import Extracted, ExtractionOptions, Rejected, extract, portions, start_worker
 from arvrm_ros.retrieval.sources import Tally, Video, find_videos
@@ -63,13 +62,13 @@ def build(
     Raises:
         DataError: nothing to add, no landmark model, the encoders are missing, or the database cannot be written.
     """
-    from arvrm_ros.perception.image_encoder import ImageEncoder
-    from arvrm_ros.perception.text_encoder import TextEncoder
+    from arvrm_ros.retrieval.encoders import encoders_of, names_of
 
     found = find_videos(source, videos)
     require_hand_landmarker()
-    ImageEncoder.load(options.image_encoder)  # a missing file is told here, once, not by every worker
-    text_encoder = TextEncoder()
+    # What is missing is told here, once, not by every worker.
+    _, text_encoder = encoders_of(database, options.image_encoder)
+    options = dataclasses.replace(options, encoder=names_of(database)[0])
     tally, fingerprint = found.left_out, _fingerprint(options)
     looked_at = database.sources(fingerprint)
     new: list[Video] = []
@@ -120,36 +119,6 @@ def build(
     return tally
 
 
-def encoder_fingerprints(image_encoder: Path | None = None) -> dict[str, str]:
-    """What makes features comparable: the encoders' names, or the start of the SHA-256 of their weights.
-
-    Raises:
-        DataError: the image encoder's file is missing.
-    """
-    path = image_encoder or resource("checkpoints", "image_encoder.safetensors")
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(
-            f"cannot read the image encoder {path} ({error.strerror}): train one with `arvrm encoder`"
-        ) from None
-    return {"image_encoder": digest[:16], "text_encoder": "all-MiniLM-L6-v2"}
-
-
-def check_encoders(database: MotionDatabase, present: dict[str, str]) -> None:
-    """Checks that a database was made with the present encoders.
-
-    Raises:
-        DataError: its features and a query's could not be compared.
-    """
-    for name, fingerprint in database.features.items():
-        if present.get(name, fingerprint) != fingerprint:
-            raise DataError(
-                f"the motion database {database.uri} was made with another {name.replace('_', ' ')} ({fingerprint}, "
-                f"here {present[name]}): build it again with `arvrm db build`"
-            )
-
-
 def _key(video: Video) -> str:
     """Of the video, its part and what is said of it: a caption more is something new."""
     said = hashlib.sha256(repr(video.spans).encode()).hexdigest()[:10]
@@ -159,7 +128,7 @@ def _key(video: Video) -> str:
 
 def _fingerprint(options: ExtractionOptions) -> str:
     known = dataclasses.asdict(options)
-    del known["image_encoder"]
+    del known["image_encoder"], known["encoder"]
     # Without what came later it is what older versions have noted.
     known = {key: value for key, value in known.items() if value or key not in ("smoothing", "trim")}
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:10]

@@ -33,7 +33,7 @@ from arvrm_ros.retrieval.search import resample
 from arvrm_ros.retrieval.sources import Span, Video
 
 if TYPE_CHECKING:
-    from arvrm_ros.perception.image_encoder import ImageEncoder
+    from arvrm_ros.perception.encoders import FrozenImageEncoder
 
 TRACKING_RATE = 30.0
 """Frames per second the landmarker sees at most: hands do not move faster than it can follow at this rate."""
@@ -66,7 +66,8 @@ class ExtractionOptions:
         hands: followed at most; of several, the one that moves most is kept.
         visual_frames: image features kept per clip, evenly spread; 0 keeps one per frame.
         detection_confidence: of the palm detector.
-        image_encoder: weights file; None for the shipped one.
+        encoder: name of the image encoder, as of ``load_image_encoder``.
+        image_encoder: its weights, a file; None for those that ship, or are fetched by name.
     """
 
     rate: float = 10.0
@@ -79,6 +80,7 @@ class ExtractionOptions:
     hands: int = 3
     visual_frames: int = 0
     detection_confidence: float = 0.3
+    encoder: str = "small"
     image_encoder: Path | None = None
 
     def summary(self) -> str:
@@ -245,7 +247,7 @@ class _Take:
             self._due = time
         if time >= self._due - 0.25 * period:
             self._due = max(self._due + period, time + 0.75 * period)
-            side = _image_encoder(self.options.image_encoder).config.image
+            side = _image_encoder(self.options.encoder, self.options.image_encoder).image
             self.kept.append(len(self.times))
             self.frames.append(resize(image, side, side))
         self.times.append(time)
@@ -295,7 +297,7 @@ class _Take:
         # MediaPipe's label of a single frame is often wrong; that of most frames is not.
         handedness = Counter(hand.handedness for hand in seen).most_common(1)[0][0]
         times = np.array(self.times)[self.kept]
-        encoder = _image_encoder(options.image_encoder)
+        encoder = _image_encoder(options.encoder, options.image_encoder)
         frames = resample(np.stack(self.frames), options.visual_frames or len(self.frames))
         human = HumanClip(
             clip_id=clip_id,
@@ -430,8 +432,8 @@ def thumbnail(frames: list[np.ndarray], keypoints: np.ndarray, visible: np.ndarr
 
 
 @functools.cache
-def _image_encoder(path: Path | None) -> ImageEncoder:
+def _image_encoder(name: str, weights: Path | None) -> FrozenImageEncoder:
     """The image encoder, loaded once per process; PyTorch is imported only when it is needed."""
-    from arvrm_ros.perception.image_encoder import ImageEncoder
+    from arvrm_ros.perception.encoders import load_image_encoder
 
-    return ImageEncoder.load(path)
+    return load_image_encoder(name, weights)

@@ -35,8 +35,8 @@ from arvrm_ros.policies.arvrm.processor import (
     relative_action,
     robot_state,
 )
-from arvrm_ros.retrieval.building import check_encoders, encoder_fingerprints
 from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.retrieval.encoders import check_fingerprints, encoder_fingerprints, names_of
 from arvrm_ros.retrieval.search import MotionSearch
 from arvrm_ros.training.loop import device, rank_slice
 from arvrm_ros.workers import process_pool
@@ -227,16 +227,19 @@ class RobotEpisodes:
         )  # fmt: skip
 
 
-def check_image_encoder(database: MotionDatabase, config: ArvrmConfig, image_encoder: Path | None) -> None:
-    """Checks that a policy would read clips by the image encoder that made them.
-
-    Only weights in a file can differ, so only the small encoder is asked.
+def check_encoders(database: MotionDatabase, config: ArvrmConfig, image_encoder: Path | None) -> None:
+    """Checks that a policy would read clips by the encoders that made them.
 
     Raises:
-        DataError: another encoder made the database.
+        DataError: others made the database.
     """
-    if config.image_encoder == "small":
-        check_encoders(database, encoder_fingerprints(image_encoder))
+    made, wanted = names_of(database), (config.image_encoder, config.text_encoder)
+    if made != wanted:
+        raise DataError(
+            f"the motion database {database.uri} was made with the encoders {' and '.join(made)}, the policy reads "
+            f"{' and '.join(wanted)}: build it with `arvrm db build --policy` of that policy"
+        )
+    check_fingerprints(database, encoder_fingerprints(image_encoder, *made))
 
 
 class HumanClips:
@@ -262,12 +265,14 @@ class HumanClips:
         self.moving = np.array([i for i, clip in enumerate(clips) if len(clip.keypoints) >= 2])
         self.text = torch.from_numpy(np.stack([clip.language for clip in clips]).astype(np.float32))
         images = torch.from_numpy(np.stack([clip_images(clip, frames) for clip in clips]))  # (C, F, I w)
-        if images.shape[-1] != config.image_tokens * config.image_width:
+        # A resampler reads as many patches as there are, and a database keeps them pooled.
+        tokens = images.shape[-1] / config.image_width
+        if tokens != config.image_tokens and not (config.latents and tokens.is_integer() and tokens > 1):
             raise DataError(
                 f"the motion database has image features of {images.shape[-1]} numbers, the policy's image encoder "
                 f"gives {config.image_tokens} x {config.image_width}: build the database with that encoder"
             )
-        self.images = images.unflatten(-1, (config.image_tokens, config.image_width))
+        self.images = images.unflatten(-1, (int(tokens), config.image_width))
         self.keypoints = torch.from_numpy(np.stack([clip_keypoints(clip, frames) for clip in clips]))
 
     def __len__(self) -> int:

@@ -25,7 +25,7 @@ from arvrm_ros.policies.arvrm.model import ArvrmModel, Retrieved
 from arvrm_ros.policies.arvrm.policy import fingerprint, save_checkpoint
 from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.retrieval.search import MotionSearch
-from arvrm_ros.training.dataset import HumanClips, RobotEpisodes, check_image_encoder
+from arvrm_ros.training.dataset import HumanClips, RobotEpisodes, check_encoders
 from arvrm_ros.training.loop import Schedule, device, is_first, mean, rank_slice, train
 
 GRIPPER_WEIGHT, PROGRESS_WEIGHT = 0.3, 0.05
@@ -72,7 +72,7 @@ def finetune(
         DataError: an episode or the database cannot be used.
     """
     if database is not None:
-        check_image_encoder(database, config, image_encoder)  # before episodes are encoded, which takes minutes
+        check_encoders(database, config, image_encoder)  # before episodes are encoded, which takes minutes
     robot = RobotEpisodes(episodes, image_encoder, contract, config, limit, variants, without)
     torch.manual_seed(schedule.seed)
     model = ArvrmModel(config).to(device())

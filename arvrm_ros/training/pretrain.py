@@ -16,7 +16,7 @@ from arvrm_ros.policies.arvrm.configuration import ArvrmConfig
 from arvrm_ros.policies.arvrm.model import Backbone
 from arvrm_ros.policies.arvrm.processor import KEYPOINT_SCALE
 from arvrm_ros.retrieval.database import MotionDatabase
-from arvrm_ros.training.dataset import HumanClips, check_image_encoder
+from arvrm_ros.training.dataset import HumanClips, check_encoders
 from arvrm_ros.training.loop import Schedule, device, is_first, mean, train
 
 WEIGHTS = "pretrained.safetensors"
@@ -50,7 +50,7 @@ def pretrain(
     Raises:
         DataError: the database cannot be used, or was made with another image encoder.
     """
-    check_image_encoder(database, config, image_encoder)
+    check_encoders(database, config, image_encoder)
     clips = HumanClips(database.clips(), config, image_encoder)
     order = np.random.default_rng(0).permutation(clips.moving)
     held_out, training = np.split(order, [max(1, int(len(order) * validation))])
