@@ -27,6 +27,7 @@ from arvrm_ros.motion.contact import PRESSES
 from arvrm_ros.motion.executor import ChunkExecutor, ExecutorSettings, ExecutorState, JointCommand
 from arvrm_ros.motion.kinematics import Kinematics
 from arvrm_ros.motion.safety import SWING, PathCheck
+from arvrm_ros.motion.stream import COMMITTED
 from arvrm_ros.simulation import MOST_LAG
 from arvrm_ros.simulation.trajectory_controller import TrajectoryController, TrajectoryPoint
 
@@ -481,16 +482,25 @@ class TestPressing:
         assert np.abs([c.velocities for c in commands[stopped + 30 :]]).max() < 1e-6, "at rest within 0.3 s"
 
     @pytest.mark.parametrize("stop", ["emergency stop", "hold"])
-    def test_so_does_one_that_is_caught_while_it_stops(self, contract: RobotContract, stop: str) -> None:
-        executor, commands = self.moving(contract, 0.0, lag=MOST_LAG)
-        held = commands[-1].positions
-        executor.hold(0.5) if stop == "hold" else executor.emergency_stop()
-        for i in range(100):
-            commands.append(executor.step(0.5 + i * PERIOD))
-            executor.measured(held, 1.0, 0.51 + i * PERIOD)
+    @pytest.mark.parametrize("speed", [0.3, 0.4])
+    def test_so_does_one_that_is_caught_while_it_stops(self, contract: RobotContract, stop: str, speed: float) -> None:
+        """With commands that are given ahead, as the node does."""
+        executor = ChunkExecutor(contract, ExecutorSettings(lag=MOST_LAG, lead=COMMITTED * PERIOD))
+        executor.reset(np.array(contract.home), 1.0, 0.0)
+        executor.accept(line(contract, (0, speed, 0)), 0.0)
+        commands: list[JointCommand] = []
+        for i in range(150):
+            if i == 50:
+                executor.hold(0.5) if stop == "hold" else executor.emergency_stop()
+            commands.append(executor.step(i * PERIOD))
+            now = i - COMMITTED  # what was commanded last is for later
+            if now > 0:
+                executor.measured(commands[min(now, 50 - COMMITTED)].positions, 1.0, (now + 1) * PERIOD)
+        held = commands[50 - COMMITTED].positions
         Judge(contract).check(commands)
+        assert max(np.abs(c.positions - held).max() for c in commands[50:]) > 3 * PRESSES, "it would press"
         assert np.abs(commands[-1].positions - held).max() < PRESSES
-        assert np.abs([c.velocities for c in commands[50 + 30 :]]).max() < 1e-6, "at rest within 0.3 s"
+        assert np.abs([c.velocities for c in commands[50 - COMMITTED + 30 :]]).max() < 1e-6, "at rest within 0.3 s"
 
     def test_a_free_arm_that_lags_does_not(self, contract: RobotContract) -> None:
         ends = []

@@ -16,6 +16,7 @@ import numpy as np
 
 from arvrm_ros.contract import RobotContract
 from arvrm_ros.motion import chunks, safety
+from arvrm_ros.motion.braking import Brake
 from arvrm_ros.motion.chunks import JointPath
 
 PRESSES = 0.008  # rad off its command from which an arm that is to rest gives way to what holds it; a free one is 0.003
@@ -24,6 +25,7 @@ AGE = 2.0  # times the age that joint states may have, to give way by them: an a
 LONGEST_RELIEF = 0.3  # s in which an arm that stops gives way; else it rests as it is
 LONGER = 1.25  # times that this takes longer from one attempt to the next
 REST = 0.22  # s after a stop in which commands may move; with the way to the arm and its lag it rests within 0.3 s
+SHARES = (1.0, 0.75, 0.5, 0.25)  # of the way to the arm that is tried while it still has to come to rest
 RELIEFS = 3  # times that an arm at rest gives way: one that sags under its own weight does not sink for ever
 CREEP = 0.015  # rad/s, at most, with which it does once it has to rest
 SLOWER = 4.0  # times slower than it could an arm does that has to rest nowhere
@@ -47,12 +49,13 @@ class Contact:
 
     Args:
         contract: of the robot.
+        brake: of the robot.
         period: seconds between two commands.
         lag: seconds by which a free arm is behind its commands, at most.
     """
 
-    def __init__(self, contract: RobotContract, period: float, lag: float) -> None:
-        self._contract, self._period, self._lag = contract, period, lag
+    def __init__(self, contract: RobotContract, brake: Brake, period: float, lag: float) -> None:
+        self._contract, self._brake, self._period, self._lag = contract, brake, period, lag
         self._commands: deque[tuple[float, np.ndarray]] = deque(maxlen=REMEMBERED)
         self._obstructions: deque[float] = deque(maxlen=OBSTRUCTIONS)
         self._lags: deque[float] = deque(maxlen=LAGS)
@@ -191,21 +194,28 @@ class Contact:
     def brakes(self, path: JointPath, start: float) -> JointPath | None:
         """Another way to rest, where the arm was caught since it was stopped; None when it was not, or it is too late.
 
+        As much of the way to the arm as there is time for: the less it is pressed, the less it slips.
+
         Args:
-            path: to rest, as :meth:`stops` gave it.
+            path: to rest, as :meth:`stops` or this gave it.
             start: seconds, when that is left.
         """
-        here = path.at(start)
-        there = np.append(self._within_limits(self.positions), path.at(path.end)[0][-1])
-        goes_there = np.abs(there - path.at(path.end)[0]).max() < PRESSES
-        if start >= self._rests_by or goes_there or np.abs(self.off()).max() < PRESSES:
+        if start >= self._rests_by or np.abs(self.off()).max() < PRESSES:
             return None
-        seconds = chunks.seconds_between(np.abs(there - here[0])[:-1], self._contract)
-        while start + seconds <= self._rests_by:
-            relieved = JointPath.rest(there, start).joined(here, start, seconds)
+        here, end, there = path.at(start), path.at(path.end)[0], self._within_limits(self.positions)
+        pressed = float(np.abs(there - end[:-1]).max())
+        for share in SHARES:
+            target = end[:-1] + share * (there - end[:-1])
+            if share * pressed < PRESSES:
+                return None
+            way = self._brake.way_to(here[:, :-1], target, self._period)
+            if way is None or not 0 < way.shape[1] * self._period <= self._rests_by - start:
+                continue
+            knots = np.zeros((3, way.shape[1] + 1, len(end)))
+            knots[:, 0, :-1], knots[:, 1:, :-1], knots[0, :, -1] = here[:, :-1], way, end[-1]
+            relieved = JointPath.through(start + self._period * np.arange(knots.shape[1]), knots)
             if safety.needed_slowdown(relieved.times, relieved.knots, self._contract).max() <= 1.0:
                 return relieved
-            seconds *= LONGER
         return None
 
     def rests(self, path: JointPath, start: float, at_once: bool) -> JointPath | None:

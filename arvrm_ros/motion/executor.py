@@ -135,7 +135,7 @@ class ChunkExecutor:
         self._solve = solve or ChunkPlanner(contract, self.settings).solve
         self._check = safety.PathCheck(contract, self.settings.period)
         self._brake = Brake(contract, self.settings.period)
-        self._contact = Contact(contract, self.settings.period, self.settings.lag)
+        self._contact = Contact(contract, self._brake, self.settings.period, self.settings.lag)
         gripper = contract.gripper
         self._gripper_step = gripper.max_velocity / abs(gripper.open - gripper.closed) * self.settings.period
         self.state = ExecutorState.HOLDING
