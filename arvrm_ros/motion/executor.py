@@ -27,7 +27,9 @@ from arvrm_ros.motion.kinematics import Kinematics
 
 ATTEMPTS = 10  # at a way back to the path before the arm is brought to rest
 LONGER = 1.25  # times that a way, or a hold, takes longer from one attempt to the next
-LONGEST_HOLD = 0.1  # s in which a hold has to rest on the path; else the arm is braked straight on
+SHORTEST_HOLD = 0.05  # s in which the arm leaves its path to rest, at the soonest
+HOLD_SHARE = 0.95  # of the limits that this may take: between few knots a quintic swings a little further
+LONGEST_HOLD = 0.1  # s in which it has to rest there; else the arm is braked straight on
 CLOCK_SLIP = 0.01  # of a period by which a step may be longer or shorter to follow the caller's clock
 ON_PATH = 0.005  # rad within which an arm that was left alone counts as on its path
 LONGEST_DELAY = 0.5  # s
@@ -475,7 +477,7 @@ class ChunkExecutor:
         """Leaves the path at a falling speed, rests where the arm is, and forgets the chunk."""
         rates = np.abs(self._command[1])
         # Speed falls as a smoothstep, at most by 1.5 times its mean.
-        seconds = max(self.settings.blend, float((1.5 * rates / np.array(self.contract.limits.acceleration)).max()))
+        seconds = max(SHORTEST_HOLD, float((1.5 * rates / np.array(self.contract.limits.acceleration)).max()))
         while seconds <= LONGEST_HOLD:
             path = self._path.stopped(self._committed, seconds)
             if self._keeps_limits(path):
@@ -500,7 +502,7 @@ class ChunkExecutor:
         return self._contact.stops(path, self._committed - self.settings.lead)
 
     def _keeps_limits(self, path: JointPath) -> bool:
-        return bool(safety.needed_slowdown(path.times, path.knots, self.contract).max() <= 1.0)
+        return bool(safety.needed_slowdown(path.times, path.knots, self.contract, HOLD_SHARE).max() <= 1.0)
 
     def _check_ready(self, now: float) -> None:
         """Whether any motion may be planned."""
