@@ -142,7 +142,7 @@ def read_recording(path: Path, contract: RobotContract, span: Span, trim: bool =
     commanded = recording.commanded(stamps + period)  # (T, n)
     openings = recording.openings_at(stamps)
     grips = recording.grips(stamps, period)
-    moving = np.abs(np.diff(commanded, axis=0, prepend=measured[:1])).max(axis=1) > MOVES
+    moving = np.abs(np.diff(commanded, axis=0, prepend=commanded[:1])).max(axis=1) > MOVES
     moving |= np.abs(np.diff(grips, prepend=grips[:1])) > 0
     if not moving.any():
         raise DataError(f"{path}: neither arm nor gripper moves; does {contract.action.arm_topic} command this arm?")
