@@ -260,7 +260,7 @@ def _database(uri: str, image_encoder: Path | None, policy: str) -> MotionDataba
 def _search(args: argparse.Namespace) -> int:
     import cv2
 
-    from arvrm_ros.retrieval.encoders import encoders_of
+    from arvrm_ros.retrieval.encoders import encoders_of, text_encoder_of
 
     database = MotionDatabase.open(args.db)
     searcher = MotionSearch(
@@ -272,13 +272,13 @@ def _search(args: argparse.Namespace) -> int:
     if not len(searcher):
         print(f"{args.db} is empty")
         return 1
-    encoder, texts = encoders_of(database, args.image_encoder)
-    language = texts.encode([args.text])[0]
+    language = text_encoder_of(database).encode([args.text])[0]
     visual = np.zeros((1, searcher.visual_width), np.float32)
     if args.image:
         image = cv2.imread(str(args.image), cv2.IMREAD_COLOR)
         if image is None:
             raise DataError(f"{args.image} is not an image")
+        encoder, _ = encoders_of(database, args.image_encoder)
         visual = encoder.visual_feature(encoder.encode(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)[None]))
     result = searcher.search(language, visual, args.k, args.mode, instruction=args.text)
     print(f"confidence {result.confidence:.2f}")

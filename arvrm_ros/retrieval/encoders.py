@@ -60,10 +60,20 @@ def encoders_of(database: MotionDatabase, weights: Path | None = None) -> tuple[
     Raises:
         ArvrmError: an encoder cannot be loaded, or its weights are others than the database's.
     """
-    names = names_of(database)
-    image, text = load_image_encoder(names[0], weights), load_text_encoder(names[1])
-    check_fingerprints(database, {"image_encoder": image_fingerprint(image), "text_encoder": text.identity})
-    return image, text
+    image = load_image_encoder(names_of(database)[0], weights)
+    check_fingerprints(database, {"image_encoder": image_fingerprint(image)})
+    return image, text_encoder_of(database)
+
+
+def text_encoder_of(database: MotionDatabase) -> FrozenTextEncoder:
+    """The text encoder alone.
+
+    Raises:
+        ArvrmError: it cannot be loaded, or its weights are others than the database's.
+    """
+    text = load_text_encoder(names_of(database)[1])
+    check_fingerprints(database, {"text_encoder": text.identity})
+    return text
 
 
 def made_by(database: MotionDatabase, weights: Path) -> bool:
