@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from bag_messages import HEADER
 from mcap_ros2.writer import Writer
 from rendered_hand import rendered_hand, rendered_hands
 
@@ -487,17 +488,6 @@ def test_damaged_videos_are_rejected_by_name(tmp_path: Path, hand: np.ndarray) -
         assert re.search(message, item.name), item
 
 
-HEADER = """std_msgs/Header header
-{}
-================================================================================
-MSG: std_msgs/Header
-builtin_interfaces/Time stamp
-string frame_id
-================================================================================
-MSG: builtin_interfaces/Time
-int32 sec
-uint32 nanosec
-"""
 IMAGE = HEADER.format("uint32 height\nuint32 width\nstring encoding\nuint8 is_bigendian\nuint32 step\nuint8[] data")
 COMPRESSED = HEADER.format("string format\nuint8[] data")
 KEYPOINTS = HEADER.format(

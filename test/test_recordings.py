@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from bag_messages import HEADER
 from learning_data import TINY
 from mcap_ros2.writer import Writer
 
@@ -30,17 +31,6 @@ from arvrm_ros.training.recordings import import_recordings, read_recording, top
 
 WHOLE = Span(0.0, float("inf"), "open the drawer")
 STILL, MOVING = 1.0, 3.0  # s: the arm moves in between
-HEADER = """std_msgs/Header header
-{}
-================================================================================
-MSG: std_msgs/Header
-builtin_interfaces/Time stamp
-string frame_id
-================================================================================
-MSG: builtin_interfaces/Time
-int32 sec
-uint32 nanosec
-"""
 KINDS = {
     "sensor_msgs/msg/Image": HEADER.format(
         "uint32 height\nuint32 width\nstring encoding\nuint8 is_bigendian\nuint32 step\nuint8[] data"
