@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import numpy as np
@@ -116,15 +115,11 @@ def collection(
         captions: how often each occurs.
     """
     captions = captions or Counter()
-    values: dict[str, Any] = {
-        "captions": captions.most_common(CAPTIONS),
-        "others": max(0, len(captions) - CAPTIONS),
-    }
     return (
         environment(Path(__file__).parent / "templates")
         .get_template("collection.html")
         .render(
             title=title, name=name, views=views, kind=kind, chosen=chosen, legend=legend, facts=facts, about=about,
-            histograms=histograms, **values,
+            histograms=histograms, captions=captions.most_common(CAPTIONS), others=max(0, len(captions) - CAPTIONS),
         )
     )  # fmt: skip

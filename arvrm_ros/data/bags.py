@@ -1,6 +1,9 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Messages of ROS 2 bags in MCAP files, and the images and hand keypoints in them. Needs no ROS: the messages' definitions are in the file."""
+"""Messages of ROS 2 bags in MCAP files, and the images and hand keypoints in them.
+
+Needs no ROS: the messages' definitions are in the file.
+"""
 
 from __future__ import annotations
 

@@ -287,8 +287,7 @@ class _Recording:
 
     def _nearest(self, stamps: np.ndarray) -> np.ndarray:
         times = np.array(self._joints.times)
-        after = np.clip(np.searchsorted(times, stamps), 1, max(len(times) - 1, 1))
-        after = np.minimum(after, len(times) - 1)
+        after = np.minimum(np.searchsorted(times, stamps), len(times) - 1)
         before = np.maximum(after - 1, 0)
         return np.where(stamps - times[before] <= times[after] - stamps, before, after)
 
