@@ -13,6 +13,7 @@ from arvrm_ros.errors import ArvrmError
 
 COMMANDS = {
     "up": "start the whole suite without ros2 launch",
+    "gazebo": "write the tabletop as a world of Gazebo, or run it there",
     "dashboard": "look at a running suite: markers for RViz and Foxglove, Rerun's viewer or a recording",
     "demo": "start the simulated suite, follow ten instructions, write a report",
     "models": "fetch the hand-landmark model",

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, SetEnvironmentVariable
 from launch_ros.actions import Node
 
 from arvrm_ros.suite import (
@@ -48,17 +49,22 @@ def describe(suite: str) -> LaunchDescription:
     )
 
 
-def _start(process: Process) -> Node:
+def _start(process: Process) -> ExecuteProcess:
+    shared: dict[str, Any] = {
+        "name": process.name,
+        "output": "screen",
+        "emulate_tty": True,
+        "on_exit": OpaqueFunction(function=_stop_suite, args=[process.name]),
+    }
+    if process.program:
+        return ExecuteProcess(cmd=list(process.program), **shared)
     is_file = not process.package
     return Node(
         package=process.package or None,
         executable=sys.executable if is_file else process.executable,
-        arguments=[process.executable] if is_file else None,
-        name=process.name,
+        arguments=[process.executable] if is_file else list(process.arguments),
         parameters=[process.parameters],
-        output="screen",
-        emulate_tty=True,
-        on_exit=OpaqueFunction(function=_stop_suite, args=[process.name]),
+        **shared,
     )
 
 

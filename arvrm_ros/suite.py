@@ -24,6 +24,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -35,11 +36,22 @@ from arvrm_ros.errors import ArvrmError
 from arvrm_ros.resources import resource
 from arvrm_ros.simulation import MOST_LAG
 
+BRIDGE = "ros_gz_bridge"
+"""Package of the bridge between Gazebo's topics and ROS 2's."""
+
 MANAGER = "lifecycle_manager"
 """Name of the node that brings the others up and watches them."""
 
 SUITE_UP = "the suite is up"
 """What the lifecycle manager logs once every node is active."""
+
+
+SUITES = {
+    "real_robot": "a robot with cameras, joint states and ros2_control's controllers",
+    "simulation": "the embedded tabletop simulator in place of robot and cameras",
+    "gazebo": "the same tabletop in Gazebo, which has to be installed",
+    "ablation": "the simulation with one part of the method left out",
+}
 
 
 class SuiteError(ArvrmError):
@@ -53,7 +65,7 @@ class Argument:
     name: str
     default: str | int | float
     description: str
-    suites: tuple[str, ...] = ("real_robot", "simulation", "ablation")
+    suites: tuple[str, ...] = tuple(SUITES)
 
 
 Values = Mapping[str, Any]
@@ -83,20 +95,24 @@ class Node:
 
 @dataclass(frozen=True)
 class Process:
-    """One process to start: the node of :class:`Node` ``name``, or its replacement.
+    """One process to start: the node of :class:`Node` ``name``, or its replacement, or a program that is no node.
 
     Attributes:
         name: of the node.
         package, executable: what to run; for a Python file, ``package`` is "" and ``executable`` its path.
         parameters: of the node.
         remappings: topic as the node names it to topic as the graph does.
+        arguments: words of the command line before those that ROS takes.
+        program: the whole command line of what is no node; nothing else than ``name`` counts then.
     """
 
     name: str
-    package: str
-    executable: str
-    parameters: dict[str, Any]
+    package: str = ""
+    executable: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
     remappings: dict[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+    program: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
         """The command line that starts the process without ``ros2``.
@@ -104,27 +120,21 @@ class Process:
         Raises:
             SuiteError: no such executable on AMENT_PREFIX_PATH.
         """
+        if self.program:
+            return list(self.program)
         remappings = {"__node": self.name, **self.remappings}
         words = [word for rule in remappings.items() for word in ("-r", ":=".join(rule))]
-        return [*self._program(), "--ros-args", *words, *_parameter_arguments(self.parameters)]
+        return [*self._found(), *self.arguments, "--ros-args", *words, *_parameter_arguments(self.parameters)]
 
-    def _program(self) -> list[str]:
+    def _found(self) -> list[str]:
         if self.package == "arvrm_ros":
             return [sys.executable, "-m", f"arvrm_ros.nodes.{self.executable}"]
         if not self.package:
             return [sys.executable, self.executable]
-        for prefix in os.environ.get("AMENT_PREFIX_PATH", sys.prefix).split(os.pathsep):
-            path = Path(prefix, "lib", self.package, self.executable)
-            if os.access(path, os.X_OK):
-                return [str(path)]
+        if path := _executable(self.package, self.executable):
+            return [str(path)]
         raise SuiteError(f"{self.name}: no executable {self.executable} of package {self.package} on AMENT_PREFIX_PATH")
 
-
-SUITES = {
-    "real_robot": "a robot with cameras, joint states and ros2_control's controllers",
-    "simulation": "the embedded tabletop simulator in place of robot and cameras",
-    "ablation": "the simulation with one part of the method left out",
-}
 
 ABLATIONS: dict[str, dict[str, str]] = {
     "full": {"retrieval": "database"},
@@ -135,7 +145,8 @@ ABLATIONS: dict[str, dict[str, str]] = {
 }
 """Values of the ablation suite's argument ``ablation``, and the arguments each one stands for."""
 
-SIMULATED = ("simulation", "ablation")
+EMBEDDED = ("simulation", "ablation")
+SIMULATED = (*EMBEDDED, "gazebo")
 
 ARGUMENTS = (
     Argument("robot", "tabletop", "robot contract: NAME of config/robots/NAME.yaml, or the path of a YAML file"),
@@ -164,7 +175,7 @@ ARGUMENTS = (
         "database",
         "human-motion retrieval: database, random, none, NODE.py or package/executable; in simulation also oracle_task "
         "and wrong_task, clips of the true task or of another",
-        ("real_robot", "simulation"),
+        ("real_robot", "simulation", "gazebo"),
     ),
     Argument("database", "", "human-motion database, path or URI of a NAME.lance; the shipped one when empty"),
     Argument(
@@ -187,19 +198,22 @@ ARGUMENTS = (
     Argument("variant", "D", "look of the simulated table: A, B, C or D", SIMULATED),
     Argument("seed", 0, "seed of the first simulated scene", SIMULATED),
     Argument("real_time_factor", 1.0, "simulated seconds per wall-clock second", SIMULATED),
+    Argument("gui", "false", "whether Gazebo shows its window: true or false", ("gazebo",)),
+    Argument("render_engine", "ogre", "Gazebo's render engine for the cameras: ogre or ogre2", ("gazebo",)),
     Argument("ablation", "no_retrieval", "what to leave out: " + ", ".join(ABLATIONS), ("ablation",)),
 )
 
 NODES = (  # in the order in which they are brought up; the reverse is the order in which they go down
     Node(
         "simulation_node",
-        SIMULATED,
+        EMBEDDED,
         {
             "variant": lambda a: a["variant"],
             "seed": lambda a: a["seed"],
             "real_time_factor": lambda a: a["real_time_factor"],
         },
     ),
+    Node("gazebo_node", ("gazebo",), {"variant": lambda a: a["variant"], "seed": lambda a: a["seed"]}),
     Node("camera_node", tuple(SUITES), {"sources": lambda a: camera_sources(a)}, argument="camera"),
     Node("hand_keypoint_node", tuple(SUITES), argument="hand_keypoints"),
     Node(
@@ -272,7 +286,7 @@ def processes(suite: str, values: Values) -> list[Process]:
             node.parameters["watched_nodes"] = [other.name for other in (manager, *nodes) if other is not node]
     if suite not in SIMULATED:
         manager.parameters["required_topics"] = required_topics(values) or [""]
-    return [manager, *nodes]
+    return [manager, *(_gazebo(values) if suite == "gazebo" else []), *nodes]
 
 
 def camera_sources(values: Values) -> list[str]:
@@ -302,6 +316,11 @@ def missing(suite: str, values: Values) -> list[str]:
             "MoveIt is not installed: install ros-$ROS_DISTRO-moveit-py, or choose execution:=controller or "
             "execution:=embedded"
         )
+    if suite == "gazebo" and not (shutil.which("gz") and _executable(BRIDGE, "parameter_bridge")):
+        problems.append(
+            "Gazebo or its bridge is not installed: install ros-$ROS_DISTRO-ros-gz, or choose the suite simulation, "
+            "whose simulator comes with this package"
+        )
     if suite not in SIMULATED and values["camera"] == "default":
         for name, source in _raw_sources(load_contract(values["robot"]), values).items():
             if not _is_topic(source) and not Path(source).exists():
@@ -323,6 +342,7 @@ def environment(suite: str) -> dict[str, str]:
     if suite in SIMULATED:
         wanted["FASTDDS_DEFAULT_PROFILES_FILE"] = str(resource("config", "fastdds.xml"))
         wanted["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        wanted["GZ_IP"] = "127.0.0.1"
     return {name: value for name, value in wanted.items() if name not in os.environ}
 
 
@@ -341,9 +361,31 @@ def parse(words: Iterable[str]) -> dict[str, str]:
     return given
 
 
+def _gazebo(values: Values) -> list[Process]:
+    """Gazebo with the tabletop, and the bridge between its topics and ROS 2's."""
+    from arvrm_ros.simulation import gazebo  # loads MuJoCo, which a real robot does not need
+
+    arguments = ["--robot", values["robot"], "--variant", values["variant"], "--seed", str(values["seed"])]
+    arguments += ["--real-time-factor", str(values["real_time_factor"]), "--render-engine", values["render_engine"]]
+    if values["gui"] == "true":
+        arguments.append("--gui")
+    bridged = gazebo.bridges(load_contract(values["robot"]).observation.cameras)
+    return [
+        Process("gazebo", program=(sys.executable, "-m", "arvrm_ros", "gazebo", "run", *arguments)),
+        Process("gazebo_bridge", BRIDGE, "parameter_bridge", arguments=bridged),
+    ]
+
+
+def _executable(package: str, name: str) -> Path | None:
+    """A ROS 2 package's executable on AMENT_PREFIX_PATH."""
+    prefixes = os.environ.get("AMENT_PREFIX_PATH", sys.prefix).split(os.pathsep)
+    paths = (Path(prefix, "lib", package, name) for prefix in prefixes)
+    return next((path for path in paths if os.access(path, os.X_OK)), None)
+
+
 def _process(node: Node, suite: str, values: Values) -> Process | None:
     parameters = {"robot": values["robot"]} | {name: value(values) for name, value in node.parameters.items()}
-    if suite in SIMULATED and node.name != "simulation_node":
+    if suite in SIMULATED and node.name not in ("simulation_node", "gazebo_node"):
         parameters["use_sim_time"] = True
     value = str(values[node.argument]) if node.argument else ""
     if value == "none" and not node.keeps_none:

@@ -144,11 +144,14 @@ def test_a_node_that_cannot_be_configured_ends_the_suite_with_its_reason(up):
 
 
 def test_one_table_gives_the_nodes_of_every_suite():
-    every = [node.name for node in suite.NODES]
+    every = [node.name for node in suite.NODES if not {"simulation", "real_robot"}.isdisjoint(node.suites)]
     values = suite.resolve("simulation", {})
     assert [p.name for p in suite.processes("simulation", values)] == ["lifecycle_manager", *every]
     values = suite.resolve("real_robot", {})
     assert [p.name for p in suite.processes("real_robot", values)] == ["lifecycle_manager", *every[1:]]
+    values = suite.resolve("gazebo", {})
+    around = ["lifecycle_manager", "gazebo", "gazebo_bridge", "gazebo_node"]
+    assert [p.name for p in suite.processes("gazebo", values)] == [*around, *every[1:]]
 
 
 @pytest.mark.parametrize("ablation", sorted(suite.ABLATIONS))
@@ -176,7 +179,7 @@ def test_an_argument_replaces_its_node():
 @pytest.mark.parametrize(
     ("name", "given", "says"),
     [
-        ("simulaton", {}, "choose one of real_robot, simulation, ablation"),
+        ("simulaton", {}, "choose one of real_robot, simulation, gazebo, ablation"),
         ("simulation", {"polciy": "x"}, "has no argument polciy; it has robot"),
         ("simulation", {"seed": "one"}, "seed:=one is not of type int"),
         ("simulation", {"camera": "usb"}, "camera:=usb: give default, none, NODE.py or package/executable"),

@@ -29,5 +29,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {argument.name}:={values[argument.name]}\n      {argument.description}")
     print("\nNodes, in the order of their bring-up:")
     for process in suite.processes(args.suite, values):
-        print(f"  {process.name}  ({process.package or 'file'} {process.executable})")
+        what = "a program" if process.program else f"{process.package or 'file'} {process.executable}"
+        print(f"  {process.name}  ({what})")
     return 0

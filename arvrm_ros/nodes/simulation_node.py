@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated tabletop as a robot: what a real arm and its cameras publish, what ros2_control listens to.
 
-Beyond that, ``/simulation/arm_placed`` says where a reset put the arm, and ``/simulation/controller_state`` what the
-arm's trajectory controller asks of the joints at each tick, for whoever judges the motion.
+Beyond that, ``/simulation/arm_placed`` says where a reset put the arm.
 
 Three threads: the executor's takes messages, one runs the physics and publishes every 10 ms of simulated time, one owns
 the OpenGL context and renders, so that an image never delays a joint state.
@@ -20,25 +19,22 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
-from trajectory_msgs.msg import JointTrajectory
 
 from arvrm_ros.errors import ArvrmError
 from arvrm_ros.msg import TaskStatus
 from arvrm_ros.nodes import qos
-from arvrm_ros.nodes.conversions import header, image_to_message, to_seconds, to_time
+from arvrm_ros.nodes.controllers import RobotControllers
+from arvrm_ros.nodes.conversions import header, image_to_message, to_time
 from arvrm_ros.nodes.lifecycle import ManagedNode, run_node
 from arvrm_ros.nodes.parameters import Parameters, parameter
 from arvrm_ros.real_time import RENDERING, give_way
-from arvrm_ros.simulation.scene import SceneState
 from arvrm_ros.simulation.tabletop import Snapshot, Tabletop
-from arvrm_ros.simulation.tasks import TASKS
-from arvrm_ros.simulation.trajectory_controller import TrajectoryController, TrajectoryError, TrajectoryPoint
+from arvrm_ros.simulation.tasks import Judge
 from arvrm_ros.srv import ResetScene
 
 TICK = 0.01
@@ -72,21 +68,6 @@ class SimulationParameters(Parameters):
     status_rate: float = parameter(10.0, "task judgements per simulated second", unit="Hz", low=0.5, high=100.0)
 
 
-class Judge:
-    """Says whether the task has been done since the reset; once done it stays done."""
-
-    def __init__(self, task: str, start: SceneState) -> None:
-        self.task = task
-        self.success = False
-        self._start = start
-
-    def look(self, state: SceneState) -> bool:
-        """Judges the present state."""
-        if self.task and not self.success:
-            self.success = bool(TASKS[self.task].succeeded(self._start, state))
-        return self.success
-
-
 class SimulationNode(ManagedNode):
     """Lifecycle node around :class:`Tabletop`; active, it runs in real time, inactive, simulated time stands still."""
 
@@ -104,22 +85,19 @@ class SimulationNode(ManagedNode):
         self._world.reset(self.params.seed, self.params.task or None)
         self._judge = Judge(self.params.task, self._world.state())
         self._ticks = 0
-        self._deaf_until = 0.0
         self._resets: queue.SimpleQueue[tuple[ResetScene.Request, Future]] = queue.SimpleQueue()
         self._frames: queue.Queue[tuple[float, Snapshot]] = queue.Queue(maxsize=1)
         self._lag = 0.0
 
         fingers = self._world.finger_joints
         self._joint_names = [*contract.joints, *fingers]
-        self._lock = threading.Lock()  # guards the two controllers
-        self._arm = TrajectoryController(contract.joints, self.params.end_velocity)
-        self._gripper = TrajectoryController((contract.gripper.joint,), self.params.end_velocity)
+        self._controllers = RobotControllers(self, self.params.end_velocity, lambda: self._ticks * TICK)
+        self._entities.append(self._controllers.destroy)
         self._hold_measured()
 
         self._clock_publisher = self._publisher(Clock, "/clock", qos.CLOCK)
         self._joint_publisher = self._publisher(JointState, contract.observation.joint_states.topic, qos.SENSOR)
         self._placed_publisher = self._publisher(JointState, "/simulation/arm_placed", qos.RELIABLE)
-        self._controller_publisher = self._publisher(JointState, "/simulation/controller_state", qos.RELIABLE)
         self._status_publisher = self._publisher(TaskStatus, "/task_status", qos.RELIABLE)
         self._image_publishers = {
             name: (
@@ -128,17 +106,6 @@ class SimulationNode(ManagedNode):
             )
             for name in contract.observation.cameras
         }
-        for topic, controller in (
-            (contract.action.arm_topic, self._arm),
-            (contract.action.gripper_topic, self._gripper),
-        ):
-            subscription = self.create_subscription(
-                JointTrajectory,
-                topic,
-                partial(self._on_trajectory, topic, controller),
-                qos.COMMANDS,
-            )
-            self._entities.append(partial(self.destroy_subscription, subscription))
         service = self.create_service(ResetScene, "/simulation/reset", self._on_reset)
         self._entities.append(lambda: self.destroy_service(service))
 
@@ -176,28 +143,6 @@ class SimulationNode(ManagedNode):
         publisher: Any = self.create_lifecycle_publisher(kind, topic, profile)
         self._entities.append(lambda: self.destroy_lifecycle_publisher(publisher))
         return publisher
-
-    def _on_trajectory(self, topic: str, controller: TrajectoryController, message: JointTrajectory) -> None:
-        points = [
-            TrajectoryPoint(
-                np.array(point.positions),
-                np.array(point.velocities) if point.velocities else None,
-                to_seconds(point.time_from_start),
-                np.array(point.accelerations) if point.accelerations else None,
-            )
-            for point in message.points
-        ]
-        start = to_seconds(message.header.stamp) or None
-        now = self._ticks * TICK
-        if now < self._deaf_until:
-            return
-        try:
-            with self._lock:
-                controller.accept(list(message.joint_names), points, start, now)
-        except TrajectoryError as error:
-            self.edges.update(topic, f"rejected: {error}")
-        else:
-            self.edges.update(topic, None)
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
         done: Future[None] = Future()
@@ -247,27 +192,16 @@ class SimulationNode(ManagedNode):
                 done.set_exception(error)
                 continue
             self._judge = Judge(request.task, self._world.state())
-            self._deaf_until = self._ticks * TICK + DEAF
-            self._hold_measured()
+            self._hold_measured(DEAF)
             self._placed_publisher.publish(self._joint_state())
             done.set_result(None)
 
-    def _hold_measured(self) -> None:
-        now = self._ticks * TICK
-        with self._lock:
-            self._arm.reset(self._world.joint_positions, now)
-            self._gripper.reset(np.array([self._world.finger_position]), now)
+    def _hold_measured(self, deaf: float = 0.0) -> None:
+        self._controllers.hold(self._world.joint_positions, self._world.finger_position, deaf)
 
     def _step(self) -> None:
-        now = self._ticks * TICK
-        with self._lock:
-            arm, velocity = self._arm.sample(now)
-            finger, _ = self._gripper.sample(now)
-        if self._controller_publisher.get_subscription_count():
-            message = JointState(name=list(self.contract.joints), position=arm.tolist(), velocity=velocity.tolist())
-            message.header.stamp = to_time(now)
-            self._controller_publisher.publish(message)
-        self._world.command(arm, self.contract.gripper.opening(float(finger[0])))
+        arm, finger = self._controllers.sample(self._ticks * TICK)
+        self._world.command(arm, self.contract.gripper.opening(finger))
         self._world.advance(TICK)
 
     def _publish_state(self) -> None:

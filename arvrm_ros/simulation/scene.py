@@ -122,10 +122,15 @@ def build_model(contract: RobotContract, variant: str) -> mujoco.MjModel:
     return spec.compile()
 
 
+def lamp_colors(led: bool, bulb: bool) -> dict[str, tuple[float, float, float, float]]:
+    """Colour (RGBA in [0, 1]) of the geoms of LED and bulb by their state."""
+    return {"led": _LED[led], "bulb": _BULB[bulb]}
+
+
 def set_lights(model: mujoco.MjModel, led: bool, bulb: bool) -> None:
     """Colours the LED and the bulb by their state."""
-    model.geom("led").rgba = _LED[led]
-    model.geom("bulb").rgba = _BULB[bulb]
+    for name, color in lamp_colors(led, bulb).items():
+        model.geom(name).rgba = color
 
 
 def _prepare_robot(robot: mujoco.MjSpec) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mujoco
@@ -18,6 +19,9 @@ from arvrm_ros.simulation.scene import ROBOT, SceneState
 from arvrm_ros.simulation.tasks import TASKS
 
 FINGER2 = "panda_finger_joint2"  # mirrors the contract's gripper joint
+TOUCH = 1e-3
+"""Metres within which a finger touches a block in a mirrored scene, whose physics may let them stand a little apart."""
+
 DRIVE_SPEED = 1.04  # times the limits: the speeds to which the arm's drives are set; lagging servos need some more
 
 
@@ -172,6 +176,11 @@ class Tabletop:
         """Measured pose in the base frame: position (3,) in metres, rotation matrix (3, 3)."""
         return self.data.xpos[self._tcp].copy(), self.data.xmat[self._tcp].reshape(3, 3).copy()
 
+    @property
+    def lamps(self) -> tuple[bool, bool]:
+        """Whether the LED and the bulb shine."""
+        return self._led, self._bulb
+
     def command(self, joint_positions: np.ndarray, gripper: float) -> None:
         """Sets the servos' targets: (n,) radians and an opening in [0, 1]."""
         self._targets = np.array(joint_positions)
@@ -180,11 +189,11 @@ class Tabletop:
     def advance(self, seconds: float) -> None:
         """Runs the physics for a time, in steps of 2 ms."""
         for _ in range(round(seconds / self.model.opt.timestep)):
-            self.data.ctrl[:-1] = self._within_speed(self._targets)
+            self.data.ctrl[:-1] = self.within_speed(self._targets)
             mujoco.mj_step(self.model, self.data)
             self._fixtures()
 
-    def _within_speed(self, targets: np.ndarray) -> np.ndarray:
+    def within_speed(self, targets: np.ndarray) -> np.ndarray:
         """(n,) rad to ask of the servos, so that they move neither a joint nor the end effector faster than allowed.
 
         Controllers of collaborative arms see to that whatever is asked of them: an arm that comes free of what held it
@@ -199,6 +208,25 @@ class Tabletop:
         return present + velocities * scene.SERVO_LAG * min(
             1.0, DRIVE_SPEED * limits.cartesian_velocity / max(speed, 1e-9)
         )
+
+    def mirror(self, time: float, positions: Mapping[str, float], blocks: Mapping[str, np.ndarray]) -> None:
+        """Takes over what another simulator says of the scene, in place of physics of its own.
+
+        Args:
+            time: seconds.
+            positions: radians or metres per joint of the arm, the gripper and the table; what is left out stays.
+            blocks: per colour (7,): x, y, z in metres and the orientation as w, x, y, z; what is left out stays.
+        """
+        names = {self.model.joint(j).name for j in range(self.model.njnt)}
+        for name, value in positions.items():
+            self._set_joint(ROBOT + name if ROBOT + name in names else name, value)
+        for color, pose in blocks.items():
+            address = self.model.joint(f"block_{color}").qposadr[0]
+            self.data.qpos[address : address + 7] = pose
+        self.data.time = time
+        self.model.geom_margin[:] = TOUCH
+        mujoco.mj_forward(self.model, self.data)
+        self._fixtures()
 
     def _fixtures(self) -> None:
         """The button toggles the LED once per press; the lever's side lights the bulb."""
@@ -242,7 +270,7 @@ class Tabletop:
         size = (height or (known.height if known else 480), width or (known.width if known else 640))
         if size not in self._renderers:
             self._renderers[size] = mujoco.Renderer(self.model, *size)
-        scene.set_lights(self.model, self._led, self._bulb)
+        scene.set_lights(self.model, *self.lamps)
         self._renderers[size].update_scene(self.data, camera)
         return self._renderers[size]
 

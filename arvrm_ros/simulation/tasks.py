@@ -157,3 +157,18 @@ TASKS: dict[str, Task] = {
 def task_of(instruction: str) -> str | None:
     """The task an instruction asks for, by exact match of any paraphrase. For evaluation only."""
     return next((t.id for t in TASKS.values() if instruction in (*t.instructions, *t.held_out)), None)
+
+
+class Judge:
+    """Says whether the task has been done since the reset; once done it stays done."""
+
+    def __init__(self, task: str, start: SceneState) -> None:
+        self.task = task
+        self.success = False
+        self._start = start
+
+    def look(self, state: SceneState) -> bool:
+        """Judges the present state."""
+        if self.task and not self.success:
+            self.success = bool(TASKS[self.task].succeeded(self._start, state))
+        return self.success
