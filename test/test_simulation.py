@@ -97,6 +97,18 @@ def test_oracle_wants_the_named_block_and_the_named_direction(tabletop):
     assert TASKS["lift_red_block"].succeeded(start, dataclasses.replace(lifted, touched=("red",)))
 
 
+def test_every_press_toggles_the_led_however_slowly_the_button_comes_up(tabletop):
+    tabletop.reset(4, "turn_on_led", "A")
+    button = tabletop.data.joint("button")
+    seen = []
+    for _ in range(3):
+        for force in np.linspace(2.0, 0.0, 41):  # N; let go in small steps, so that it does not swing back
+            button.qfrc_applied = force
+            tabletop.advance(0.1)
+        seen.append(tabletop.state().led)
+    assert seen == [True, False, True]
+
+
 def test_projected_points_are_where_the_camera_sees_them(tabletop):
     """The red block's projection falls on red pixels."""
     tabletop.reset(11, None, "A")

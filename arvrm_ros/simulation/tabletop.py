@@ -22,6 +22,9 @@ FINGER2 = "panda_finger_joint2"  # mirrors the contract's gripper joint
 TOUCH = 1e-3
 """Metres within which a finger touches a block in a mirrored scene, whose physics may let them stand a little apart."""
 
+PRESSED, RELEASED = 0.007, 0.005
+"""Metres of the button's way at which it is pressed and released; by its weight alone it goes down by 0.0033."""
+
 DRIVE_SPEED = 1.04  # times the limits: the speeds to which the arm's drives are set; lagging servos need some more
 
 
@@ -231,9 +234,9 @@ class Tabletop:
     def _fixtures(self) -> None:
         """The button toggles the LED once per press; the lever's side lights the bulb."""
         depth = self.data.qpos[self._button]
-        if depth > 0.007 and not self._pressed:
+        if depth > PRESSED and not self._pressed:
             self._led, self._pressed = not self._led, True
-        elif depth < 0.003:
+        elif depth < RELEASED:
             self._pressed = False
         angle = self.data.qpos[self._switch]
         if abs(angle) > 0.2:
