@@ -86,6 +86,17 @@ def test_everything_that_is_seen_or_touched_is_where_mujoco_has_it(world: Elemen
         np.testing.assert_allclose(pose[:3, :3], data.geom_xmat[geom].reshape(3, 3), atol=2e-5, err_msg=name)
 
 
+def test_no_two_parts_of_a_model_have_one_name(world: Element) -> None:
+    """As SDFormat wants it: links and joints of a model share one set of names, and so do the shapes of a link."""
+    for model in world.findall("world/model"):
+        names = [part.get("name") for kind in ("link", "joint") for part in model.findall(kind)]
+        assert len(set(names)) == len(names), model.get("name")
+        for link in model.findall("link"):
+            for kind in ("visual", "collision", "sensor"):
+                shapes = [part.get("name") for part in link.findall(kind)]
+                assert len(set(shapes)) == len(shapes)
+
+
 def test_cameras_look_where_those_of_the_tabletop_do(world: Element, upright: Tabletop) -> None:
     poses = {}
     for element in world.findall("world/model"):
@@ -118,20 +129,35 @@ def test_joints_turn_about_the_same_axes_within_the_same_limits(world: Element, 
         np.testing.assert_allclose(limits, there.range, atol=1e-5)
 
 
-def test_servos_are_as_stiff_and_as_damped_as_those_of_the_tabletop(world: Element, tabletop: Tabletop) -> None:
+def test_servos_lag_as_those_of_the_tabletop_and_have_their_drives_force(world: Element, tabletop: Tabletop) -> None:
     """Both fingers of Gazebo together are the one gripper of MuJoCo."""
     robot = model_named(world, "robot")
     controller = next(p for p in robot.findall("plugin") if "trajectory" in p.get("filename"))
     names = [element.text for element in controller.findall("joint_name")]
-    stiffness = [float(element.text) for element in controller.findall("position_p_gain")]
-    forces = [float(element.text) for element in controller.findall("position_cmd_max")]
     assert names == [*tabletop.contract.joints, *tabletop.finger_joints]
-    for name, gain in zip(names[:7], stiffness[:7], strict=True):
-        assert gain == pytest.approx(float(tabletop.model.actuator(name).gainprm[0]))
-        damping = float(robot.find(f"joint[@name='{name}']/axis/dynamics/damping").text)
-        assert damping == pytest.approx(gain * scene.SERVO_LAG + 1.0)
-    assert sum(forces[7:]) == pytest.approx(tabletop.contract.limits.gripper_effort)
-    assert sum(stiffness[7:]) == pytest.approx(float(tabletop.model.actuator("panda_finger_joint1").gainprm[0]))
+    stiffness, most = (
+        np.array([float(element.text) for element in controller.findall(tag)])
+        for tag in ("position_p_gain", "position_cmd_max")
+    )
+    axes = [robot.find(f"joint[@name='{name}']/axis") for name in names]
+    damping = np.array([float(axis.find("dynamics/damping").text) for axis in axes])
+    np.testing.assert_allclose(damping, scene.SERVO_LAG * stiffness, rtol=1e-4)
+    np.testing.assert_allclose([float(axis.find("limit/effort").text) for axis in axes], most, rtol=1e-4)
+    mj, limits = tabletop.model, tabletop.contract.limits
+    drives = [mj.jnt_actfrcrange[mj.joint(ROBOT + name).id][1] for name in tabletop.contract.joints]
+    assert np.all(stiffness[:7] * tabletop.contract.watchdogs.obstruction <= np.array(drives) * 1.001)
+    at_speed = most - damping * 1.04 * np.array([*limits.velocity, *[tabletop.contract.gripper.max_velocity] * 2])
+    np.testing.assert_allclose(at_speed, [*drives, *[limits.gripper_effort / 2] * 2], rtol=1e-4)
+
+
+def test_joint_states_are_those_of_the_joints_that_move(world: Element, tabletop: Tabletop) -> None:
+    said = {}
+    for name in ("robot", "table"):
+        plugins = model_named(world, name).findall("plugin")
+        states = next(plugin for plugin in plugins if "joint-state" in plugin.get("filename"))
+        said[name] = [element.text for element in states.findall("joint_name")]
+    assert said["robot"] == [*tabletop.contract.joints, *tabletop.finger_joints]
+    assert said["table"] == list(gazebo.fixture_joints(tabletop))
 
 
 def test_the_bridge_carries_every_topic_of_the_world_and_no_other(world: Element, contract: RobotContract) -> None:

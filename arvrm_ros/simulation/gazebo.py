@@ -3,7 +3,7 @@
 """The tabletop as a world of Gazebo (SDFormat 1.9), written from its MuJoCo model: one scene, two simulators.
 
 The arm stands upright, all joints at zero, as SDF has no other way to begin; things on the table are where a seed puts
-them. Its position servos are those of the MuJoCo model: stiffness as Gazebo's joint controller, damping in the joints.
+them. Its position servos lag behind what is asked of them as those of the MuJoCo model do.
 
 Frames and units as everywhere: the arm's base, x forward, y left, z up; metres, radians, kilograms.
 """
@@ -19,7 +19,7 @@ import numpy as np
 
 from arvrm_ros.simulation import scene
 from arvrm_ros.simulation.scene import ROBOT
-from arvrm_ros.simulation.tabletop import Tabletop
+from arvrm_ros.simulation.tabletop import DRIVE_SPEED, Tabletop
 
 WORLD = "tabletop"
 """Name of the world, and so part of the names of Gazebo's own topics."""
@@ -41,7 +41,6 @@ STATE_RATE = 100.0
 POSE_RATE = 20.0
 """Poses of each block per simulated second."""
 
-_FINGER_SHARE = 0.5  # MuJoCo's one gripper servo moves both fingers; here each has one
 _FIXED_MASS = 20.0  # kg, of the table, which is fixed to the world: any number will do
 
 
@@ -113,6 +112,7 @@ class _Writer:
         self._model, self._data = tabletop.model, tabletop.data
         self._contract = tabletop.contract
         self._image_rate = image_rate
+        self._driven = (*self._contract.joints, *tabletop.finger_joints)
 
     def world(self, real_time_factor: float, render_engine: str) -> str:
         scene.set_lights(self._model, *self._tabletop.lamps)
@@ -178,19 +178,19 @@ class _Writer:
         model = self._model
         table = _add(world, "model", name=TABLE)
         base = _add(table, "link", name=TABLE)
-        _inertial(base, _FIXED_MASS, np.ones(3))
+        _inertial(base, _FIXED_MASS, np.eye(3))
         for geom in self._geoms(0):
             if model.geom(geom).name != "floor":
                 self._geom(base, geom)
         _fix_to_world(table, TABLE)
         offsets = fixture_joints(self._tabletop)
         for body in _fixtures(model):
-            name = model.body(body).name
+            name = f"{model.body(body).name}_link"  # SDF has one set of names for links and joints
             link = self._link(table, name, body)
             _pose(link, self._data.xpos[body], self._data.xquat[body])
             for joint in _joints_of(model, [body]):
                 self._joint(table, joint, TABLE, name, offsets[model.joint(joint).name])
-        self._joint_states(table, FIXTURE_STATES)
+        self._joint_states(table, FIXTURE_STATES, offsets)
 
     def _block(self, world: Element, color: str) -> None:
         body = self._model.body(f"block_{color}").id
@@ -228,36 +228,38 @@ class _Writer:
                 _add(fixed, "child", name)
         self._cameras(robot, bodies)
         self._servos(robot)
-        self._joint_states(robot, ROBOT_STATES)
+        self._joint_states(robot, ROBOT_STATES, self._driven)
 
     def _servos(self, robot: Element) -> None:
-        """Position servos. What damps them is in the joints, where the physics takes it implicitly."""
         controller = _plugin(robot, "joint-trajectory-controller")
         _add(controller, "topic", SETPOINTS)
-        for name in (*self._contract.joints, *self._tabletop.finger_joints):
-            joint = self._model.joint(ROBOT + name)
-            stiffness, _ = self._servo(name)
-            force = self._force(name)
+        for name in self._driven:
+            stiffness, _, force = self._servo(name)
             _add(controller, "joint_name", name)
-            _add(controller, "initial_position", float(np.clip(0.0, *joint.range)))
+            _add(controller, "initial_position", float(np.clip(0.0, *self._model.joint(ROBOT + name).range)))
             _add(controller, "position_p_gain", stiffness)
             _add(controller, "position_cmd_min", -force)
             _add(controller, "position_cmd_max", force)
 
-    def _servo(self, joint: str) -> tuple[float, float]:
-        """Stiffness and damping of the servo that moves a joint: N m/rad and N m s/rad, N/m and N s/m of a finger."""
-        finger = joint in self._tabletop.finger_joints
-        actuator = self._model.actuator(self._contract.gripper.joint if finger else joint)
-        share = _FINGER_SHARE if finger else 1.0
-        return share * float(actuator.gainprm[0]), share * -float(actuator.biasprm[2])
+    def _servo(self, joint: str) -> tuple[float, float, float]:
+        """Stiffness, damping and force limit of the servo that moves a joint, in N m, N and radians or metres.
 
-    def _force(self, joint: str) -> float:
-        """N m or N that a joint's drive has."""
-        force = float(self._model.jnt_actfrcrange[self._model.joint(ROBOT + joint).id][1])
-        if joint in self._tabletop.finger_joints:
-            gripper = self._model.actuator(self._contract.gripper.joint)
-            force = _FINGER_SHARE * (float(gripper.forcerange[1]) or force)
-        return force
+        The damping is in the joint, where the physics takes it implicitly; the force limit is what the drive has and
+        what the damping takes at its greatest speed. A joint that is held gives no more than its drive has until
+        it is ``watchdogs.obstruction`` behind, where the executor gives way.
+        """
+        contract, mj = self._contract, self._model
+        force = float(mj.jnt_actfrcrange[mj.joint(ROBOT + joint).id][1])
+        if joint in contract.joints:
+            stiffness = min(float(mj.actuator(joint).gainprm[0]), force / contract.watchdogs.obstruction)
+            speed = contract.limits.velocity[contract.joints.index(joint)]
+        else:  # MuJoCo's one gripper servo moves both fingers; here each has one
+            gripper = mj.actuator(contract.gripper.joint)
+            stiffness = float(gripper.gainprm[0]) / 2
+            force = (float(gripper.forcerange[1]) or force) / 2
+            speed = contract.gripper.max_velocity
+        damping = scene.SERVO_LAG * stiffness
+        return stiffness, damping, force + damping * DRIVE_SPEED * speed
 
     def _fixed_cameras(self, world: Element) -> None:
         model = _add(world, "model", name="cameras")
@@ -268,14 +270,13 @@ class _Writer:
     # Parts of it.
 
     def _link(self, model: Element, name: str, body: int) -> Element:
+        mj = self._model
         link = _add(model, "link", name=name)
-        _inertial(
-            link,
-            self._model.body_mass[body],
-            self._model.body_inertia[body],
-            self._model.body_ipos[body],
-            self._model.body_iquat[body],
-        )
+        turn = np.zeros(9)
+        mujoco.mju_quat2Mat(turn, mj.body_iquat[body])
+        rotation = turn.reshape(3, 3)
+        inertia = rotation @ np.diag(mj.body_inertia[body]) @ rotation.T
+        _inertial(link, mj.body_mass[body], inertia, mj.body_ipos[body])
         for geom in self._geoms(body):
             self._geom(link, geom)
         return link
@@ -337,9 +338,9 @@ class _Writer:
         _add(limit, "lower", float(mj.jnt_range[joint][0] - zero))
         _add(limit, "upper", float(mj.jnt_range[joint][1] - zero))
         damping = float(mj.dof_damping[dof])
-        if name in (*self._contract.joints, *self._tabletop.finger_joints):
-            damping += self._servo(name)[1]
-            _add(limit, "effort", self._force(name))
+        if name in self._driven:
+            _, damping, force = self._servo(name)
+            _add(limit, "effort", force)
         dynamics = _add(axis, "dynamics")
         _add(dynamics, "damping", damping)
         _add(dynamics, "friction", float(mj.dof_frictionloss[dof]))
@@ -377,12 +378,13 @@ class _Writer:
             clip = _add(view, "clip")
             _add(clip, "near", float(mj.vis.map.znear * mj.stat.extent))
             _add(clip, "far", float(mj.vis.map.zfar * mj.stat.extent))
-            _add(view, "optical_frame_id", f"{name}_camera_optical_frame")
 
-    def _joint_states(self, model: Element, topic: str) -> None:
+    def _joint_states(self, model: Element, topic: str, joints: Iterable[str]) -> None:
         states = _plugin(model, "joint-state-publisher")
         _add(states, "topic", topic)
         _add(states, "update_rate", STATE_RATE)
+        for joint in joints:
+            _add(states, "joint_name", joint)
 
 
 def _add(parent: Element, tag: str, text: object = None, /, **attributes: str) -> Element:
@@ -410,19 +412,14 @@ def _fix_to_world(model: Element, link: str) -> None:
     _add(joint, "child", link)
 
 
-def _inertial(
-    link: Element,
-    mass: float,
-    inertia: np.ndarray,
-    position: np.ndarray = np.zeros(3),
-    quaternion: np.ndarray = np.array([1.0, 0, 0, 0]),
-) -> None:
+def _inertial(link: Element, mass: float, inertia: np.ndarray, position: Iterable[float] = (0, 0, 0)) -> None:
+    """Mass and (3, 3) inertia about the centre of mass, along the link's axes."""
     inertial = _add(link, "inertial")
-    _pose(inertial, position, quaternion)
+    _add(inertial, "pose", _numbers([*position, 0, 0, 0]))
     _add(inertial, "mass", float(mass))
     moments = _add(inertial, "inertia")
-    for name, value in zip(("ixx", "iyy", "izz", "ixy", "ixz", "iyz"), (*inertia, 0, 0, 0), strict=True):
-        _add(moments, name, float(value))
+    for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)):
+        _add(moments, f"i{'xyz'[i]}{'xyz'[j]}", float(inertia[i, j]))
 
 
 def _numbers(values: Iterable[float]) -> str:
