@@ -27,6 +27,7 @@ from arvrm_ros.perception.cameras import FrameSets, resize
 from arvrm_ros.policies.observing import ObservationBuffer
 from arvrm_ros.retrieval.sources import Span
 from arvrm_ros.training.dataset import RobotEpisodes
+from arvrm_ros.training.importing import episode_of
 from arvrm_ros.training.recordings import import_recordings, read_recording, topics_to_record
 
 WHOLE = Span(0.0, float("inf"), "open the drawer")
@@ -54,6 +55,10 @@ KINDS = {
 def seconds(value: float) -> dict[str, int]:
     nanoseconds = round(value * 1e9)
     return {"sec": nanoseconds // 10**9, "nanosec": nanoseconds % 10**9}
+
+
+def read(bag: Path, contract: RobotContract, trim: bool = True) -> Episode:
+    return episode_of(read_recording(bag, contract, WHOLE), contract, trim)
 
 
 class Demonstration:
@@ -152,7 +157,7 @@ def episode(shown: Demonstration, contract: RobotContract, tmp_path_factory: pyt
     """Of a bag with trajectories, whole."""
     bag = tmp_path_factory.mktemp("bag") / "open_the_drawer_0.mcap"
     write_bag(bag, shown.messages() + shown.trajectories())
-    return read_recording(bag, contract, WHOLE, trim=False)
+    return read(bag, contract, trim=False)
 
 
 def test_a_bag_is_what_a_policy_would_have_seen(
@@ -201,13 +206,13 @@ def test_without_trajectories_the_arm_was_commanded_to_where_it_was(
     shown: Demonstration, contract: RobotContract, tmp_path: Path
 ) -> None:
     bag = write_bag(tmp_path / "bag.mcap", shown.messages())
-    episode, kinematics = read_recording(bag, contract, WHOLE, trim=False), Kinematics(contract)
+    episode, kinematics = read(bag, contract, trim=False), Kinematics(contract)
     for step in (10, 20, 25):
         at = kinematics.forward(shown.asked(episode.stamp[step] + contract.action.step_period - shown.lag))[0]
         np.testing.assert_allclose(episode.command_positions[step], at, atol=1e-3)
     shut = np.array([shown.opening(t + contract.action.step_period) < 1.0 for t in episode.stamp])
     assert np.abs(episode.command_gripper - ~shut).sum() <= 1, "shut from when it begins to close"
-    assert len(read_recording(bag, contract, WHOLE)) == pytest.approx(20 + 7, abs=3), "two seconds, and some steps more"
+    assert len(read(bag, contract)) == pytest.approx(20 + 7, abs=3), "two seconds, and some steps more"
 
 
 def test_a_folder_becomes_episodes_that_are_trained_on(
@@ -284,14 +289,14 @@ def test_what_is_wrong_with_a_bag_is_said(
 ) -> None:
     bag = write_bag(tmp_path / "bag.mcap", spoil(shown.messages() + shown.trajectories()))
     with pytest.raises(DataError, match=said):
-        read_recording(bag, contract, WHOLE)
+        read(bag, contract)
 
 
 def test_an_arm_that_does_not_move_shows_nothing(shown: Demonstration, contract: RobotContract, tmp_path: Path) -> None:
     still = replace_way(shown, [0.0] * 7)
     still.opening = lambda time: 1.0  # type: ignore[method-assign]
-    with pytest.raises(DataError, match="neither arm nor gripper moves"):
-        read_recording(write_bag(tmp_path / "bag.mcap", still.messages()), contract, WHOLE)
+    with pytest.raises(DataError, match="neither arm nor gripper is commanded to move"):
+        read(write_bag(tmp_path / "bag.mcap", still.messages()), contract)
 
 
 def test_compressed_images_and_a_folder_without_bags(
@@ -305,7 +310,7 @@ def test_compressed_images_and_a_folder_without_bags(
             topic, kind = f"{topic}/compressed", "sensor_msgs/msg/CompressedImage"
             content = {"header": content["header"], "format": "png", "data": data}
         messages.append((topic, time, kind, content))
-    episode = read_recording(write_bag(tmp_path / "bag.mcap", messages), contract, WHOLE)
+    episode = read(write_bag(tmp_path / "bag.mcap", messages), contract)
     assert episode.image("static", 0)[5, 5, 0] == pytest.approx(200, abs=3)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "film.mp4").write_bytes(b"")

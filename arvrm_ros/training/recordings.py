@@ -10,7 +10,6 @@ to where it was a step later, and the gripper to open or to close from when it d
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -18,29 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.bags import BAG_SUFFIX, bag_topics, image_of, read_messages
-from arvrm_ros.data.episodes import Episode, encode_image, write_episode
+from arvrm_ros.data.episodes import encode_image
 from arvrm_ros.data.messages import MessageError, joint_state_to_arrays, stamp_of, to_seconds
 from arvrm_ros.errors import DataError
-from arvrm_ros.motion.kinematics import Kinematics
 from arvrm_ros.perception.cameras import FrameSets, resize
 from arvrm_ros.retrieval.sources import Span, Tally, find_videos
-from arvrm_ros.workers import process_pool
-
-IMPORTED, KNOWN, OUTSIDE = "imported", "there already", "imported, but it leaves limits.workspace"
-REJECTED = "rejected"
-
-MOVES = 0.004
-"""Radians of a joint from one step to the next from which the arm counts as moving."""
-
-TURNS = 0.03
-"""Of the gripper's opening from one step to the next, from which it counts as opening or closing."""
-
-BEFORE, AFTER = 2, 5
-"""Steps that are kept before the first motion and after the last one: a policy learns to be done as well."""
+from arvrm_ros.training.importing import Demonstration, Job, grips_of, import_all
 
 PAUSE = 0.5
 """Seconds without a trajectory after which the next one begins where the arm is measured."""
@@ -76,50 +61,16 @@ def import_recordings(source: Path, out: Path, contract: RobotContract, trim: bo
             tally.add("no bag", bag.path.name)
             continue
         for i, span in enumerate(bag.spans):
-            path = out / f"episode_{bag.name}_{i:02d}.npz"
-            if path.is_file():
-                tally.add(KNOWN, bag.reference)
-            else:
-                jobs.append((bag.path, span, path))
-    if not jobs and not tally.counts[KNOWN]:
+            read = partial(read_recording, bag.path, contract, span)
+            jobs.append(Job(bag.reference, read, out / f"episode_{bag.name}_{i:02d}.npz"))
+    if not jobs:
         left = ", ".join(f"{count} {reason}" for reason, count in tally.counts.items())
         command = " ".join(["ros2 bag record --storage mcap", *topics_to_record(contract)])
         raise DataError(f"{source} holds no bag with an instruction ({left}): record some with `{command}`")
-    with process_pool(workers) as pool, tqdm(total=len(jobs), unit="episode", desc="bags") as bar:
-        done = pool.map(partial(_import_one, contract, trim), jobs)
-        for (path, _, _), (outcome, remark) in zip(jobs, done, strict=True):
-            tally.add(outcome, path.name)
-            if remark:
-                tqdm.write(remark)
-            bar.update()
-    return tally
+    return import_all(jobs, contract, trim, workers, tally)
 
 
-def _import_one(contract: RobotContract, trim: bool, job: tuple[Path, Span, Path]) -> tuple[str, str]:
-    """What came of a demonstration, and what is to be said of it."""
-    path, span, out = job
-    try:
-        episode = read_recording(path, contract, span, trim)
-    except DataError as error:
-        return REJECTED, str(error)
-    try:
-        write_episode(out, episode)
-    except OSError as error:
-        raise DataError(
-            f"cannot write {out} ({error.strerror}): make room there, and run the same command again"
-        ) from None
-    at, limits = episode.command_positions, contract.limits
-    excess = np.maximum(limits.workspace_min - at, at - limits.workspace_max)
-    if excess.max() > 0:
-        axis = "xyz"[int(excess.max(axis=0).argmax())]
-        return OUTSIDE, (
-            f"{path} leaves limits.workspace by {excess.max():.3f} m in {axis}; chunks that do are "
-            "refused when a policy acts, so widen the limits if that is safe, or show it within them"
-        )
-    return IMPORTED, ""
-
-
-def read_recording(path: Path, contract: RobotContract, span: Span, trim: bool = True) -> Episode:
+def read_recording(path: Path, contract: RobotContract, span: Span) -> Demonstration:
     """One demonstration of a bag.
 
     Args:
@@ -127,41 +78,26 @@ def read_recording(path: Path, contract: RobotContract, span: Span, trim: bool =
         contract: names the topics and the joints; a camera's images may be on its topic or on the driver's
             ``image_raw`` beside it, compressed or not.
         span: the part of it, seconds from the first image of all cameras, and the instruction.
-        trim: as of :func:`import_recordings`.
 
     Raises:
         DataError: a topic or a joint is missing, images or joint states are missing for longer than the contract
-            allows, nothing moves, or the bag is damaged.
+            allows, or the bag is damaged.
     """
     try:
         recording = _Recording(path, contract, span)
     except MessageError as error:
         raise DataError(f"{path}: {error}") from None
     stamps, period = recording.stamps, contract.action.step_period
-    measured = recording.joints_at(stamps)
-    commanded = recording.commanded(stamps + period)  # (T, n)
-    openings = recording.openings_at(stamps)
-    grips = recording.grips(stamps, period)
-    moving = np.abs(np.diff(commanded, axis=0, prepend=commanded[:1])).max(axis=1) > MOVES
-    moving |= np.abs(np.diff(grips, prepend=grips[:1])) > 0
-    if not moving.any():
-        raise DataError(f"{path}: neither arm nor gripper moves; does {contract.action.arm_topic} command this arm?")
-    first, last = (int(moving.argmax()), len(moving) - int(moving[::-1].argmax())) if trim else (0, len(moving))
-    kept = slice(max(first - BEFORE, 0), last + AFTER)
-    kinematics = Kinematics(contract)
-    poses = [kinematics.forward(joints) for joints in commanded[kept]]
-    return Episode(
-        contract=contract,
+    return Demonstration(
+        name=str(path),
         instruction=span.caption,
-        stamp=stamps[kept],
-        images={name: frames[kept] for name, frames in recording.images.items()},
-        joint_positions=measured[kept],
-        gripper=openings[kept],
-        command_positions=np.array([position for position, _ in poses]),
-        command_quaternions=np.array([quaternion for _, quaternion in poses]),
-        command_gripper=grips[kept],
-        disturbed=np.zeros(len(poses), bool),
         task=span.task,
+        stamps=stamps,
+        images=recording.images,
+        joints=recording.joints_at(stamps),
+        openings=recording.openings_at(stamps),
+        commanded_joints=recording.commanded(stamps + period),
+        commanded_openings=recording.grips(stamps, period),
     )
 
 
@@ -304,16 +240,7 @@ class _Recording:
         return self._arm.at(times) if self._arm.times else self._joints.at(times)[:, :-1]
 
     def grips(self, stamps: np.ndarray, period: float) -> np.ndarray:
-        """(T,) openings commanded for a step later.
-
-        A gripper that holds something is not as wide as it was commanded to be: without commands, it counts as shut
-        from when it closes until it opens.
-        """
+        """(T,) openings commanded for a step later."""
         if self._gripper.times:
             return self._gripper.at(stamps + period)[:, 0]
-        openings = self._joints.at(np.append(stamps, stamps[-1] + period))[:, -1]
-        grip, grips = float(openings[0] > 0.5), []
-        for turn in np.diff(openings):
-            grip = grip if math.fabs(turn) < TURNS else float(turn > 0)
-            grips.append(grip)
-        return np.array(grips)
+        return grips_of(self._joints.at(np.append(stamps, stamps[-1] + period))[:, -1])
