@@ -66,6 +66,7 @@ class Argument:
     default: str | int | float
     description: str
     suites: tuple[str, ...] = tuple(SUITES)
+    choices: tuple[str, ...] = ()  # the only values allowed; empty for any
 
 
 Values = Mapping[str, Any]
@@ -195,12 +196,12 @@ ARGUMENTS = (
     Argument("execution", "embedded", "execution backend: embedded, none, NODE.py or package/executable", SIMULATED),
     Argument("lag", 0.1, "seconds by which the free arm is behind its commands, at most", ("real_robot",)),
     Argument("lag", MOST_LAG, "seconds by which the free arm is behind its commands, at most", SIMULATED),
-    Argument("variant", "D", "look of the simulated table: A, B, C or D", SIMULATED),
+    Argument("variant", "D", "look of the simulated table: A, B, C or D", SIMULATED, ("A", "B", "C", "D")),
     Argument("seed", 0, "seed of the first simulated scene", SIMULATED),
     Argument("real_time_factor", 1.0, "simulated seconds per wall-clock second", SIMULATED),
-    Argument("gui", "false", "whether Gazebo shows its window: true or false", ("gazebo",)),
-    Argument("render_engine", "ogre", "Gazebo's render engine for the cameras: ogre or ogre2", ("gazebo",)),
-    Argument("ablation", "no_retrieval", "what to leave out: " + ", ".join(ABLATIONS), ("ablation",)),
+    Argument("gui", "false", "whether Gazebo shows its window: true or false", ("gazebo",), ("true", "false")),
+    Argument("render_engine", "ogre", "what draws Gazebo's cameras: ogre or ogre2", ("gazebo",), ("ogre", "ogre2")),
+    Argument("ablation", "no_retrieval", "what to leave out: " + ", ".join(ABLATIONS), ("ablation",), tuple(ABLATIONS)),
 )
 
 NODES = (  # in the order in which they are brought up; the reverse is the order in which they go down
@@ -260,9 +261,9 @@ def resolve(suite: str, given: Mapping[str, str]) -> dict[str, Any]:
             values[name] = kind(given.get(name, argument.default))
         except ValueError:
             raise SuiteError(f"{name}:={given[name]} is not of type {kind.__name__}") from None
+        if argument.choices and values[name] not in argument.choices:
+            raise SuiteError(f"{name}:={values[name]} is not one of {', '.join(argument.choices)}")
     if "ablation" in values:
-        if values["ablation"] not in ABLATIONS:
-            raise SuiteError(f"ablation:={values['ablation']} is not one of {', '.join(ABLATIONS)}")
         values |= ABLATIONS[values["ablation"]]
     return values
 

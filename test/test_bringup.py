@@ -185,6 +185,7 @@ def test_an_argument_replaces_its_node():
         ("simulation", {"camera": "usb"}, "camera:=usb: give default, none, NODE.py or package/executable"),
         ("simulation", {"policy": "mine.py"}, "policy:=mine.py: no such file"),
         ("ablation", {"ablation": "all"}, "is not one of full, no_retrieval"),
+        ("gazebo", {"gui": "yes"}, "gui:=yes is not one of true, false"),
     ],
 )
 def test_a_wrong_argument_is_refused_by_name(name, given, says):
