@@ -254,7 +254,7 @@ def resolve(suite: str, given: Mapping[str, str]) -> dict[str, Any]:
     arguments = arguments_of(suite)
     if unknown := given.keys() - arguments.keys():
         raise SuiteError(f"{suite} has no argument {', '.join(sorted(unknown))}; it has {', '.join(arguments)}")
-    values = {}
+    values: dict[str, Any] = {}
     for name, argument in arguments.items():
         kind = type(argument.default)
         try:
