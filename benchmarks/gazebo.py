@@ -16,7 +16,6 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +27,13 @@ from arvrm_ros.contract import load_contract
 from arvrm_ros.evaluation.rollout import wilson
 from arvrm_ros.simulation import scene
 from arvrm_ros.simulation.tabletop import Tabletop
-from arvrm_ros.simulation.tasks import TASKS
+from arvrm_ros.simulation.tasks import TASKS, tasks_in_turn
 
 FIRST_SEED = 2_000_000
 """Scenes have seeds from here on, which neither training nor the demo has."""
 
 HOME_WITHIN = 60.0
 """Seconds in which the arm has to be home after the bring-up."""
-
-
-def tasks_of(seed: int, variant: str) -> Iterator[str]:
-    """Tasks that can be done one after the other in a scene."""
-    tabletop = Tabletop(load_contract("tabletop"), variant, render=False)
-    tabletop.reset(seed)
-    state = tabletop.state()
-    yield "open_drawer" if state.drawer < 0.05 else "close_drawer"
-    yield "move_slider_left" if state.slider < 0 else "move_slider_right"
-    yield "turn_off_led" if state.led else "turn_on_led"
-    yield "turn_off_lightbulb" if state.bulb else "turn_on_lightbulb"
-    color = list(scene.BLOCKS)[seed % 3]
-    yield (f"lift_{color}_block", f"push_{color}_block_left", f"push_{color}_block_right")[seed // 3 % 3]
 
 
 def run_scene(seed: int, variant: str, timeout: float, logs: Path) -> list[dict[str, Any]]:
@@ -58,7 +44,9 @@ def run_scene(seed: int, variant: str, timeout: float, logs: Path) -> list[dict[
     values = suite.resolve("gazebo", {"seed": str(seed), "variant": variant})
     with Supervisor("gazebo", values, None, logs) as supervisor, Commander(sim_time=True) as robot:
         supervisor.wait_until_up()
-        for task in tasks_of(seed, variant):
+        tabletop = Tabletop(load_contract("tabletop"), variant, render=False)
+        tabletop.reset(seed)
+        for task in tasks_in_turn(tabletop.state(), seed):
             _go_home(robot)
             instruction = TASKS[task].instructions[seed % len(TASKS[task].instructions)]
             try:

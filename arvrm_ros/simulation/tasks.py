@@ -154,6 +154,23 @@ TASKS: dict[str, Task] = {
 """All tasks by id."""
 
 
+def tasks_in_turn(state: SceneState, index: int) -> list[str]:
+    """Five tasks that can be done one after the other from a state: one of each fixture, then one of a block.
+
+    Args:
+        state: of the scene.
+        index: chooses the block and what is done with it.
+    """
+    color = list(scene.BLOCKS)[index % 3]
+    return [
+        "open_drawer" if state.drawer < DRAWER_OPEN else "close_drawer",
+        "move_slider_left" if state.slider < 0 else "move_slider_right",
+        "turn_off_led" if state.led else "turn_on_led",
+        "turn_off_lightbulb" if state.bulb else "turn_on_lightbulb",
+        (f"lift_{color}_block", f"push_{color}_block_left", f"push_{color}_block_right")[index // 3 % 3],
+    ]
+
+
 def task_of(instruction: str) -> str | None:
     """The task an instruction asks for, by exact match of any paraphrase. For evaluation only."""
     return next((t.id for t in TASKS.values() if instruction in (*t.instructions, *t.held_out)), None)
