@@ -84,6 +84,9 @@ def main() -> int:
     args = parser.parse_args()
     os.environ["ROS_DOMAIN_ID"] = str(args.domain)
     os.environ.update(suite.environment("gazebo"))
+    if problems := suite.missing("gazebo", suite.resolve("gazebo", {})):
+        print("\n".join(problems))
+        return 1
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as logs:
         for seed in tqdm(range(FIRST_SEED, FIRST_SEED + args.scenes), unit="scene"):

@@ -16,6 +16,7 @@ each while the arm moves, and at last its execution node is killed.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import signal
 import sys
@@ -207,6 +208,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
     os.environ.update(suite.environment("simulation"))  # all of it is on this machine
+    if importlib.util.find_spec("control_msgs") is None:
+        print("control_msgs is not installed: install ros-$ROS_DISTRO-ros2-controllers")
+        return 1
     from arvrm_ros.nodes.commander import Commander
 
     rest = RestOfTheRobot(args.seed)
