@@ -370,7 +370,7 @@ def _gazebo(values: Values) -> list[Process]:
     arguments += ["--real-time-factor", str(values["real_time_factor"]), "--render-engine", values["render_engine"]]
     if values["gui"] == "true":
         arguments.append("--gui")
-    bridged = gazebo.bridges(load_contract(values["robot"]).observation.cameras)
+    bridged = gazebo.bridges(load_contract(values["robot"]))
     return [
         Process("gazebo", program=(sys.executable, "-m", "arvrm_ros", "gazebo", "run", *arguments)),
         Process("gazebo_bridge", BRIDGE, "parameter_bridge", arguments=bridged),

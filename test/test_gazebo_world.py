@@ -161,7 +161,7 @@ def test_joint_states_are_those_of_the_joints_that_move(world: Element, tabletop
 
 
 def test_the_bridge_carries_every_topic_of_the_world_and_no_other(world: Element, contract: RobotContract) -> None:
-    bridged = {word.split("@")[0] for word in gazebo.bridges(contract.observation.cameras)}
+    bridged = {word.split("@")[0] for word in gazebo.bridges(contract)}
     topics = {element.text for element in world.iter("topic")}
     infos = {topic.replace("image_raw", "camera_info") for topic in topics if topic.endswith("image_raw")}
     assert bridged == topics | infos | {gazebo.MATERIAL_COLOR}

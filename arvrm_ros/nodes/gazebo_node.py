@@ -78,6 +78,8 @@ class GazeboNode(ManagedNode):
         self._begins_at = gazebo.fixture_joints(self._scene)
         self._judge = Judge("", self._scene.state())
         self._lamps: tuple[bool, bool] | None = None
+        self._fixtures: dict[str, float] = {}  # where Gazebo last said that things are, mirrored at the next tick
+        self._blocks: dict[str, np.ndarray] = {}
         self._now = 0.0  # simulated seconds of Gazebo's newest joint states
         self._next_tick = 0.0
         self._heard = time.monotonic()
@@ -147,7 +149,8 @@ class GazeboNode(ManagedNode):
         if now < self._next_tick - 1e-6:
             return
         self._next_tick = TICK * (np.floor(now / TICK + 1e-6) + 1)
-        self._scene.mirror(now, dict(zip(message.name, message.position, strict=True)), {})
+        joints = dict(zip(message.name, message.position, strict=True))
+        self._scene.mirror(now, joints | self._fixtures, self._blocks)
         self._lead_home()
         self._ask_servos()
         self._clock_publisher.publish(Clock(clock=message.header.stamp))
@@ -159,13 +162,11 @@ class GazeboNode(ManagedNode):
 
     def _on_fixtures(self, message: JointState) -> None:
         positions = dict(zip(message.name, message.position, strict=True))
-        self._scene.mirror(self._now, {name: positions[name] + zero for name, zero in self._begins_at.items()}, {})
+        self._fixtures = {name: positions[name] + zero for name, zero in self._begins_at.items()}
 
     def _on_block(self, color: str, message: PoseStamped) -> None:
         place, turn = message.pose.position, message.pose.orientation
-        self._scene.mirror(
-            self._now, {}, {color: np.array([place.x, place.y, place.z, turn.w, turn.x, turn.y, turn.z])}
-        )
+        self._blocks[color] = np.array([place.x, place.y, place.z, turn.w, turn.x, turn.y, turn.z])
 
     def _listen(self) -> None:
         silent = self.is_active and time.monotonic() - self._heard > SILENCE

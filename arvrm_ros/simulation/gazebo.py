@@ -17,6 +17,7 @@ from xml.etree.ElementTree import Element
 import mujoco
 import numpy as np
 
+from arvrm_ros.contract import RobotContract
 from arvrm_ros.simulation import scene
 from arvrm_ros.simulation.scene import ROBOT
 from arvrm_ros.simulation.tabletop import DRIVE_SPEED, Tabletop
@@ -54,23 +55,14 @@ def lamp_visual(lamp: str) -> str:
     return f"{TABLE}::{TABLE}::{lamp}"
 
 
-def image_topic(camera: str) -> str:
-    """Topic of a camera's images, as of a real camera's driver; its ``camera_info`` is beside it."""
-    return f"/{camera}_camera/image_raw"
-
-
-def bridges(cameras: Iterable[str]) -> tuple[str, ...]:
-    """What ``ros_gz_bridge parameter_bridge`` is told to carry: ``TOPIC@ROS type[Gazebo type``, ``]`` the other way.
-
-    Args:
-        cameras: names of the contract's cameras.
-    """
+def bridges(contract: RobotContract) -> tuple[str, ...]:
+    """What ``ros_gz_bridge parameter_bridge`` is told to carry: ``TOPIC@ROS type[Gazebo type``, ``]`` the other way."""
     states, image = "sensor_msgs/msg/JointState[gz.msgs.Model", "sensor_msgs/msg/Image[gz.msgs.Image"
     info = "sensor_msgs/msg/CameraInfo[gz.msgs.CameraInfo"
     kinds = {ROBOT_STATES: states, FIXTURE_STATES: states}
     kinds |= {block_pose_topic(color): "geometry_msgs/msg/PoseStamped[gz.msgs.Pose" for color in scene.BLOCKS}
-    for camera in cameras:
-        kinds |= {image_topic(camera): image, image_topic(camera).replace("image_raw", "camera_info"): info}
+    for camera in contract.observation.cameras.values():
+        kinds |= {camera.raw_topic: image, camera.raw_topic.replace("image_raw", "camera_info"): info}
     kinds[SETPOINTS] = "trajectory_msgs/msg/JointTrajectory]gz.msgs.JointTrajectory"
     kinds[MATERIAL_COLOR] = "ros_gz_interfaces/msg/MaterialColor]gz.msgs.MaterialColor"
     return tuple(f"{topic}@{kind}" for topic, kind in kinds.items())
@@ -272,9 +264,7 @@ class _Writer:
     def _link(self, model: Element, name: str, body: int) -> Element:
         mj = self._model
         link = _add(model, "link", name=name)
-        turn = np.zeros(9)
-        mujoco.mju_quat2Mat(turn, mj.body_iquat[body])
-        rotation = turn.reshape(3, 3)
+        rotation = _rotation(mj.body_iquat[body])
         inertia = rotation @ np.diag(mj.body_inertia[body]) @ rotation.T
         _inertial(link, mj.body_mass[body], inertia, mj.body_ipos[body])
         for geom in self._geoms(body):
@@ -358,13 +348,11 @@ class _Writer:
             body = mj.body(camera.bodyid[0]).name.removeprefix(ROBOT) if camera.bodyid[0] else "cameras"
             link = next(link for link in model.iter("link") if link.get("name") == body)
             sensor = _add(link, "sensor", name=name, type="camera")
-            rotation = np.zeros(9)
-            mujoco.mju_quat2Mat(rotation, camera.quat)
-            right, up, back = rotation.reshape(3, 3).T
+            right, up, back = _rotation(camera.quat).T
             quaternion = np.zeros(4)
             mujoco.mju_mat2Quat(quaternion, np.column_stack([-back, -right, up]).ravel())
             _pose(sensor, camera.pos, quaternion)
-            _add(sensor, "topic", image_topic(name))
+            _add(sensor, "topic", size.raw_topic)
             _add(sensor, "update_rate", self._image_rate)
             _add(sensor, "always_on", "true")
             view = _add(sensor, "camera")
@@ -404,6 +392,13 @@ def _pose(element: Element, position: np.ndarray, quaternion: np.ndarray, relati
     w, x, y, z = quaternion
     frame = {"relative_to": relative_to} if relative_to else {}
     _add(element, "pose", _numbers([*position, x, y, z, w]), rotation_format="quat_xyzw", **frame)
+
+
+def _rotation(quaternion: np.ndarray) -> np.ndarray:
+    """(3, 3) of a quaternion as MuJoCo has it."""
+    matrix = np.zeros(9)
+    mujoco.mju_quat2Mat(matrix, quaternion)
+    return matrix.reshape(3, 3)
 
 
 def _fix_to_world(model: Element, link: str) -> None:

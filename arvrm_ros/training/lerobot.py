@@ -227,9 +227,9 @@ def read_demonstration(
         raise DataError(f"{name} has no task, and so no instruction")
     cameras = {camera: dataset.camera(camera, names) for camera in contract.observation.cameras}
     stored = [feature for feature in cameras.values() if dataset.features[feature]["dtype"] == "image"]
-    acts = _acts(dataset, contract, names)
+    acting = _acting(dataset, contract, names)
     try:
-        table = dataset.rows(episode, [STATE, *([ACTION] if acts else []), *stored])
+        table = dataset.rows(episode, [STATE, *([ACTION] if acting else []), *stored])
     except (OSError, KeyError, pa.ArrowException) as error:
         raise DataError(f"{name}: its frames cannot be read: {error}") from None
     times = table["timestamp"].to_numpy().astype(float)
@@ -239,8 +239,8 @@ def read_demonstration(
     period = contract.action.step_period
     steps = times[0] + period * np.arange(int((times[-1] - times[0]) / period + 1e-6) + 1)
     nearest = np.abs(times - steps[:, None]).argmin(axis=1)
-    if acts:  # a frame's action is what is asked for until the next frame
-        actions = _values(table, ACTION, dataset.elements(ACTION, contract, names), names, name)
+    if acting:  # a frame's action is what is asked for until the next frame
+        actions = _values(table, ACTION, acting, names, name)
         commanded = _at(steps + period - 1 / dataset.fps, times, actions)
         joints, openings = commanded[:, :-1], commanded[:, -1]
     else:
@@ -262,12 +262,12 @@ def read_demonstration(
     )
 
 
-def _acts(dataset: Dataset, contract: RobotContract, names: Names) -> bool:
-    """Whether the action is where the joints are to go."""
+def _acting(dataset: Dataset, contract: RobotContract, names: Names) -> list[int]:
+    """Elements of the action that say where arm and gripper are to go; none where it says something else."""
     try:
-        return len(dataset.elements(ACTION, contract, names)) > 0
+        return dataset.elements(ACTION, contract, names)
     except DataError:
-        return False
+        return []
 
 
 def _values(table: pa.Table, feature: str, elements: list[int], names: Names, name: str) -> np.ndarray:
