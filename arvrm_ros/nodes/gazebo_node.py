@@ -14,7 +14,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -29,10 +28,9 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from arvrm_ros.msg import TaskStatus
 from arvrm_ros.nodes import qos
-from arvrm_ros.nodes.controllers import RobotControllers
-from arvrm_ros.nodes.conversions import header, to_seconds
-from arvrm_ros.nodes.lifecycle import ManagedNode, run_node
-from arvrm_ros.nodes.parameters import Parameters, parameter
+from arvrm_ros.nodes.conversions import to_seconds
+from arvrm_ros.nodes.lifecycle import run_node
+from arvrm_ros.nodes.simulated_robot import RobotControllers, SimulatedRobotNode, SimulatedRobotParameters
 from arvrm_ros.simulation import gazebo, scene
 from arvrm_ros.simulation.tabletop import Tabletop
 from arvrm_ros.simulation.tasks import Judge, task_of
@@ -50,26 +48,14 @@ SILENCE = 5.0
 """Wall-clock seconds without a word from Gazebo after which it is said."""
 
 
-@dataclass(frozen=True)
-class GazeboParameters(Parameters):
-    """Parameters of :class:`GazeboNode`; seed and variant have to be those of the world that Gazebo runs."""
+class GazeboNode(SimulatedRobotNode):
+    """Lifecycle node; all of it runs in the executor's thread, at the pace of Gazebo's joint states.
 
-    seed: int = parameter(0, "seed of the scene", low=0)
-    variant: str = parameter("D", "look of the table", choices=tuple(scene.VARIANTS))
-    end_velocity: bool = parameter(
-        False, "whether a trajectory's last point may move (allow_nonzero_velocity_at_trajectory_end of ros2_control)"
-    )
-    status_rate: float = parameter(10.0, "task judgements per simulated second", unit="Hz", low=0.5, high=100.0)
-
-
-class GazeboNode(ManagedNode):
-    """Lifecycle node; all of it runs in the executor's thread, at the pace of Gazebo's joint states."""
-
-    params: GazeboParameters
+    Its seed and variant have to be those of the world that Gazebo runs.
+    """
 
     def __init__(self) -> None:
-        super().__init__("gazebo_node", GazeboParameters)
-        self._entities: list[Callable[[], Any]] = []
+        super().__init__("gazebo_node", SimulatedRobotParameters)
 
     def configure(self) -> None:
         contract = self.contract
@@ -111,18 +97,8 @@ class GazeboNode(ManagedNode):
             self._controllers.hold(self._scene.joint_positions, self._scene.finger_position)
             self._ask_servos()
 
-    def cleanup(self) -> None:
-        for destroy in self._entities:
-            destroy()
-        self._entities = []
-
     def diagnose(self) -> Mapping[str, str | float]:
         return {"simulated_seconds": round(self._now, 2), "task": self._judge.task, "home": str(self._home)}
-
-    def _publisher(self, kind: type, topic: str, profile: Any) -> Any:
-        publisher: Any = self.create_lifecycle_publisher(kind, topic, profile)
-        self._entities.append(lambda: self.destroy_lifecycle_publisher(publisher))
-        return publisher
 
     def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None], profile: Any) -> None:
         subscription = self.create_subscription(kind, topic, callback, profile)
@@ -158,7 +134,7 @@ class GazeboNode(ManagedNode):
             self._joint_publisher.publish(message)
         self._switch_lamps()
         if round(now / TICK) % max(1, round(1 / (self.params.status_rate * TICK))) == 0:
-            self._publish_status()
+            self._status_publisher.publish(self._verdict(self._judge, self._scene.state(), now))
 
     def _on_fixtures(self, message: JointState) -> None:
         positions = dict(zip(message.name, message.position, strict=True))
@@ -211,13 +187,6 @@ class GazeboNode(ManagedNode):
 
     def _on_instruction(self, message: String) -> None:
         self._judge = Judge(task_of(message.data) or "", self._scene.state())
-
-    def _publish_status(self) -> None:
-        state = self._scene.state()
-        success = self._judge.look(state)
-        self._status_publisher.publish(
-            TaskStatus(header=header(self._now), task=self._judge.task, success=success, scene=state.to_json())
-        )
 
 
 def main() -> int:

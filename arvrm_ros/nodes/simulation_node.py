@@ -28,10 +28,10 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from arvrm_ros.errors import ArvrmError
 from arvrm_ros.msg import TaskStatus
 from arvrm_ros.nodes import qos
-from arvrm_ros.nodes.controllers import RobotControllers
 from arvrm_ros.nodes.conversions import header, image_to_message, to_time
-from arvrm_ros.nodes.lifecycle import ManagedNode, run_node
-from arvrm_ros.nodes.parameters import Parameters, parameter
+from arvrm_ros.nodes.lifecycle import run_node
+from arvrm_ros.nodes.parameters import parameter
+from arvrm_ros.nodes.simulated_robot import RobotControllers, SimulatedRobotNode, SimulatedRobotParameters
 from arvrm_ros.real_time import RENDERING, give_way
 from arvrm_ros.simulation.tabletop import Snapshot, Tabletop
 from arvrm_ros.simulation.tasks import Judge
@@ -54,21 +54,15 @@ DEAF = 0.3
 
 
 @dataclass(frozen=True)
-class SimulationParameters(Parameters):
+class SimulationParameters(SimulatedRobotParameters):
     """Parameters of the simulator."""
 
-    seed: int = parameter(0, "seed of the first scene", low=0)
-    variant: str = parameter("D", "look of the table", choices=("A", "B", "C", "D"))
     task: str = parameter("", "id of the task to judge from the start; empty judges none")
     real_time_factor: float = parameter(1.0, "simulated seconds per wall-clock second", low=0.05, high=20.0)
-    end_velocity: bool = parameter(
-        False, "whether a trajectory's last point may move (allow_nonzero_velocity_at_trajectory_end of ros2_control)"
-    )
     image_rate: float = parameter(10.0, "images per simulated second and camera", unit="Hz", low=0.5, high=50.0)
-    status_rate: float = parameter(10.0, "task judgements per simulated second", unit="Hz", low=0.5, high=100.0)
 
 
-class SimulationNode(ManagedNode):
+class SimulationNode(SimulatedRobotNode):
     """Lifecycle node around :class:`Tabletop`; active, it runs in real time, inactive, simulated time stands still."""
 
     params: SimulationParameters
@@ -77,7 +71,6 @@ class SimulationNode(ManagedNode):
         super().__init__("simulation_node", SimulationParameters)
         self._threads: list[threading.Thread] = []
         self._running = threading.Event()
-        self._entities: list[Callable[[], Any]] = []
 
     def configure(self) -> None:
         contract = self.contract
@@ -125,11 +118,6 @@ class SimulationNode(ManagedNode):
         self._threads = []
         self._hold_measured()
 
-    def cleanup(self) -> None:
-        for destroy in self._entities:
-            destroy()
-        self._entities = []
-
     def diagnose(self) -> Mapping[str, str | float]:
         return {
             "simulated_seconds": round(self._ticks * TICK, 2),
@@ -138,11 +126,6 @@ class SimulationNode(ManagedNode):
         }
 
     # In the executor's thread.
-
-    def _publisher(self, kind: type, topic: str, profile: Any) -> Any:
-        publisher: Any = self.create_lifecycle_publisher(kind, topic, profile)
-        self._entities.append(lambda: self.destroy_lifecycle_publisher(publisher))
-        return publisher
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
         done: Future[None] = Future()
@@ -181,7 +164,7 @@ class SimulationNode(ManagedNode):
             if self._ticks % image_ticks == 0:
                 self._request_images()
             if self._ticks % status_ticks == 0:
-                self._publish_status()
+                self._status_publisher.publish(self._verdict(self._judge, self._world.state(), self._ticks * TICK))
 
     def _serve_resets(self) -> None:
         while not self._resets.empty():
@@ -221,13 +204,6 @@ class SimulationNode(ManagedNode):
             self.edges.update("rendering", None)
         except queue.Full:
             self.edges.update("rendering", "too slow for the image rate; frames are left out")
-
-    def _publish_status(self) -> None:
-        state = self._world.state()
-        success = self._judge.look(state)
-        self._status_publisher.publish(
-            TaskStatus(header=header(self._ticks * TICK), task=self._judge.task, success=success, scene=state.to_json())
-        )
 
     # In the rendering thread.
 

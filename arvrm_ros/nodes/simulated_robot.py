@@ -1,6 +1,6 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The trajectory controllers of a simulated robot's arm and gripper, and the topics that they listen to.
+"""What the simulated robots share, whoever moves them: parameters, the task's verdict, and trajectory controllers.
 
 Beyond what ros2_control's do, ``/simulation/controller_state`` says what the arm's asks of the joints at each tick, for
 whoever judges the motion.
@@ -10,16 +10,60 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
+from arvrm_ros.msg import TaskStatus
 from arvrm_ros.nodes import qos
-from arvrm_ros.nodes.conversions import to_seconds, to_time
+from arvrm_ros.nodes.conversions import header, to_seconds, to_time
 from arvrm_ros.nodes.lifecycle import ManagedNode
+from arvrm_ros.nodes.parameters import Parameters, parameter
+from arvrm_ros.simulation import scene
+from arvrm_ros.simulation.scene import SceneState
+from arvrm_ros.simulation.tasks import Judge
 from arvrm_ros.simulation.trajectory_controller import TrajectoryController, TrajectoryError, TrajectoryPoint
+
+
+@dataclass(frozen=True)
+class SimulatedRobotParameters(Parameters):
+    """Parameters of every simulated robot."""
+
+    seed: int = parameter(0, "seed of the first scene", low=0)
+    variant: str = parameter("D", "look of the table", choices=tuple(scene.VARIANTS))
+    end_velocity: bool = parameter(
+        False, "whether a trajectory's last point may move (allow_nonzero_velocity_at_trajectory_end of ros2_control)"
+    )
+    status_rate: float = parameter(10.0, "task judgements per simulated second", unit="Hz", low=0.5, high=100.0)
+
+
+class SimulatedRobotNode(ManagedNode):
+    """A node that is a robot to the others; what it makes in configure is freed in cleanup."""
+
+    params: SimulatedRobotParameters
+
+    def __init__(self, name: str, parameters: type[SimulatedRobotParameters]) -> None:
+        super().__init__(name, parameters)
+        self._entities: list[Callable[[], Any]] = []
+
+    def cleanup(self) -> None:
+        for destroy in self._entities:
+            destroy()
+        self._entities = []
+
+    def _publisher(self, kind: type, topic: str, profile: Any) -> Any:
+        publisher: Any = self.create_lifecycle_publisher(kind, topic, profile)
+        self._entities.append(lambda: self.destroy_lifecycle_publisher(publisher))
+        return publisher
+
+    def _verdict(self, judge: Judge, state: SceneState, now: float) -> TaskStatus:
+        """What the oracle says of a state."""
+        success = judge.look(state)
+        return TaskStatus(header=header(now), task=judge.task, success=success, scene=state.to_json())
 
 
 class RobotControllers:
