@@ -73,6 +73,7 @@ class Graph:
 
     def start(self, name: str, **parameters: object) -> NodeProcess:
         """Starts ``arvrm_ros.nodes.NAME`` and waits until its lifecycle service answers."""
+        self._client(ChangeState, f"/{name}/change_state")  # before the node is there, which then finds it at once
         process = NodeProcess(self, name, self._folder / f"{name}.log", parameters)
         self._processes.append(process)
         return process
@@ -91,13 +92,16 @@ class Graph:
 
     def call(self, kind: Any, service: str, request: Any) -> Any:
         """Calls a service and waits for its response."""
-        if service not in self._clients:  # kept: a server that has not found a new client yet drops its response
-            self._clients[service] = self.companion.node.create_client(kind, service)
-        client = self._clients[service]
+        client = self._client(kind, service)
         assert client.wait_for_service(timeout_sec=120.0), f"no service {service}"
         future = self.companion.run(lambda: client.call_async(request))
         wait_for(future.done, f"a response of {service}")
         return future.result()
+
+    def _client(self, kind: Any, service: str) -> Any:
+        if service not in self._clients:  # kept: a server that has not found a new client yet drops its response
+            self._clients[service] = self.companion.node.create_client(kind, service)
+        return self._clients[service]
 
     def close(self) -> None:
         """Stops the processes and the test's node."""
