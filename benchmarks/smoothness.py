@@ -129,7 +129,7 @@ def main() -> int:
                     used.append(kind.at_rest(tabletop))
                     return used[0]
 
-                outcomes.append(rollout.roll_out(setup.tabletop, setup.policy, setup.retrieve, trial, 120, start))
+                outcomes.append(rollout.roll_out(setup.world, setup.policy, setup.retrieve, trial, 120, start))
                 jerks.append(used[0].peak_jerk())
                 steps.append(used[0].velocity_step())
                 print(

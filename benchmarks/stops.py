@@ -155,7 +155,7 @@ def main() -> int:
             def start(tabletop: Tabletop, task: str = trial.task) -> ChunkExecutor:
                 return Stopped(contract, ExecutorSettings(lag=MOST_LAG)).watch(tabletop, rng, figures, task)
 
-            done += rollout.roll_out(setup.tabletop, setup.policy, setup.retrieve, trial, 120, start).success
+            done += rollout.roll_out(setup.world, setup.policy, setup.retrieve, trial, 120, start).success
     results = {
         "trials": len(trials),
         "done": done,

@@ -7,7 +7,6 @@ from collections import deque
 import numpy as np
 
 from arvrm_ros.data.types import ActionChunk, Observation
-from arvrm_ros.simulation.experts import Expert
 from arvrm_ros.simulation.tabletop import Tabletop
 from arvrm_ros.simulation.tasks import TASKS, task_of
 
@@ -32,7 +31,7 @@ class ScriptedPolicy:
         task = task_of(instruction)
         assert task is not None
         self._still = TASKS[task].kind in self._unable
-        self._expert = Expert(self._tabletop, task, np.random.default_rng(0), self.contract.action.step_period)
+        self._expert = self._tabletop.expert(task, np.random.default_rng(0), self.contract.action.step_period)
         self._ahead: deque[tuple[np.ndarray, np.ndarray, float]] = deque()
 
     def set_retrieved(self, motions: list, wording: str = "") -> None:

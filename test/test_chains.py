@@ -34,9 +34,9 @@ from arvrm_ros.evaluation.chains import (
 from arvrm_ros.evaluation.rollout import EvaluationOptions, Setup
 from arvrm_ros.policies import PolicyError
 from arvrm_ros.simulation import scene
-from arvrm_ros.simulation.demonstrations import EVALUATION_SEEDS
 from arvrm_ros.simulation.tabletop import Tabletop
 from arvrm_ros.simulation.tasks import TASKS
+from arvrm_ros.simulation.world import EVALUATION_SEEDS
 
 CONTRACT = load_contract("tabletop")
 OPTIONS = EvaluationOptions("", "unused.lance", "none", 3)

@@ -19,9 +19,9 @@ from arvrm_ros.policies import load_policy
 from arvrm_ros.resources import resource
 from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.retrieval.encoders import encoder_fingerprints, image_fingerprint
-from arvrm_ros.simulation.demonstrations import EVALUATION_SEEDS
 from arvrm_ros.simulation.tabletop import Tabletop
 from arvrm_ros.simulation.tasks import TASKS
+from arvrm_ros.simulation.world import EVALUATION_SEEDS
 
 
 def test_the_shipped_policy_does_most_of_a_few_tasks():

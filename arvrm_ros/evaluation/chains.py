@@ -40,13 +40,13 @@ from arvrm_ros.files import replace_atomically
 from arvrm_ros.motion.kinematics import Kinematics
 from arvrm_ros.policies import Policy, checkpoint_folder, read_header
 from arvrm_ros.retrieval.database import MotionDatabase
-from arvrm_ros.simulation.chains import LENGTH, draw_chain
-from arvrm_ros.simulation.demonstrations import EVALUATION_SEEDS, MAX_STEPS
-from arvrm_ros.simulation.experts import Expert
+from arvrm_ros.simulation.chains import LENGTH
+from arvrm_ros.simulation.demonstrations import MAX_STEPS
 from arvrm_ros.simulation.scene import VARIANTS
 from arvrm_ros.simulation.servo import PoseServo
 from arvrm_ros.simulation.tabletop import Tabletop
-from arvrm_ros.simulation.tasks import TASKS
+from arvrm_ros.simulation.tasks import kind_of
+from arvrm_ros.simulation.world import EVALUATION_SEEDS, World
 from arvrm_ros.workers import process_pool
 
 ATTEMPTS = 20
@@ -105,7 +105,7 @@ class ChainOutcome:
     @property
     def failed_kind(self) -> str:
         """The kind of the task that was not done, "" when all were."""
-        return TASKS[self.tasks[self.completed]].kind if self.completed < len(self.tasks) else ""
+        return kind_of(self.tasks[self.completed]) if self.completed < len(self.tasks) else ""
 
 
 # Drawing
@@ -153,7 +153,7 @@ def _draw(contract: RobotContract, seed: int, variants: str, held_out: bool, ind
         tasks = propose(_tabletop, scene_seed, variant)
         if expert_finishes(_tabletop, tasks, np.random.default_rng([scene_seed, 2])):
             rng = np.random.default_rng([scene_seed, 3])
-            wordings = [TASKS[task].held_out if held_out else TASKS[task].instructions for task in tasks]
+            wordings = [_tabletop.wordings(task, held_out) for task in tasks]
             return Chain(index, scene_seed, variant, tasks, tuple(str(rng.choice(texts)) for texts in wordings))
     raise ArvrmError(f"the expert finished none of {ATTEMPTS} chains for index {index} (seed {seed}, {variant})")
 
@@ -161,7 +161,7 @@ def _draw(contract: RobotContract, seed: int, variants: str, held_out: bool, ind
 def propose(tabletop: Tabletop, seed: int, variant: str) -> tuple[str, ...]:
     """Resets the scene and draws tasks for it, whether or not the expert can do them."""
     tabletop.reset(seed, None, variant)
-    return draw_chain(tabletop.state(), np.random.default_rng([seed, 1]))
+    return tabletop.draw_chain(np.random.default_rng([seed, 1]))
 
 
 def expert_finishes(tabletop: Tabletop, tasks: Sequence[str], rng: np.random.Generator) -> bool:
@@ -171,26 +171,42 @@ def expert_finishes(tabletop: Tabletop, tasks: Sequence[str], rng: np.random.Gen
 
 def _expert_does(tabletop: Tabletop, task: str, rng: np.random.Generator) -> bool:
     period = tabletop.contract.action.step_period
-    start = tabletop.state()
-    expert = Expert(tabletop, task, rng, period)
+    done = tabletop.judge(task)
+    expert = tabletop.expert(task, rng, period)
     servo = PoseServo(tabletop, Kinematics(tabletop.contract))
     for _ in range(MAX_STEPS):
         try:
             servo.move(*expert.act(), period)
         except MotionRefused:
             return False
-        if TASKS[task].succeeded(start, tabletop.state()):
+        if done():
             return True
         if expert.done:
             return False
     return False
 
 
+def official_chains(count: int) -> list[Chain]:
+    """The first chains of CALVIN's own evaluation on its table D, in the words of its validation.
+
+    Raises:
+        ArvrmError: CALVIN is not there, or has fewer sequences.
+    """
+    from arvrm_ros.simulation.calvin import SEQUENCES, sequences, validation_wording
+
+    if not 1 <= count <= SEQUENCES:
+        raise ArvrmError(f"CALVIN's evaluation has 1 to {SEQUENCES} chains, not {count}")
+    return [
+        Chain(index, EVALUATION_SEEDS + index, "D", tasks, tuple(validation_wording(task) for task in tasks))
+        for index, (_, tasks) in enumerate(sequences()[:count])
+    ]
+
+
 # Running
 
 
 def run_chain(
-    tabletop: Tabletop,
+    world: World,
     policy: Policy,
     retrieve: Retriever | None,
     chain: Chain,
@@ -203,12 +219,12 @@ def run_chain(
         max_steps: control steps per task.
         watch: called after each control step with the index of the task, and once more with its outcome in a word.
     """
-    tabletop.reset(chain.seed, None, chain.variant)
-    executor = at_rest(tabletop)
+    world.reset(chain.seed, None, chain.variant)
+    executor = at_rest(world)
     outcome = ChainOutcome(**asdict(chain))
     right = []
     for number, (task, instruction) in enumerate(zip(chain.tasks, chain.instructions, strict=True)):
-        attempt = follow(tabletop, executor, policy, retrieve, task, instruction, max_steps, partial(watch, number, ""))
+        attempt = follow(world, executor, policy, retrieve, task, instruction, max_steps, partial(watch, number, ""))
         watch(number, "done" if attempt.success else "not done")
         outcome.steps.append(attempt.steps)
         outcome.refused += attempt.refused
@@ -273,7 +289,7 @@ def evaluate_chains(
 
 
 def _run(setup: Setup, chain: Chain) -> ChainOutcome:
-    return run_chain(setup.tabletop, setup.policy, setup.retrieve, chain, setup.options.max_steps)
+    return run_chain(setup.world, setup.policy, setup.retrieve, chain, setup.options.max_steps)
 
 
 # Rows on disk
@@ -379,7 +395,7 @@ def summarise(outcomes: Sequence[ChainOutcome]) -> dict[str, Any]:
     tried: dict[str, list[bool]] = {}
     for outcome in outcomes:
         for number in range(len(outcome.steps)):
-            tried.setdefault(TASKS[outcome.tasks[number]].kind, []).append(number < outcome.completed)
+            tried.setdefault(kind_of(outcome.tasks[number]), []).append(number < outcome.completed)
     failed = Counter(o.tasks[o.completed] for o in outcomes if o.failed_kind)
     steps = [count for o in outcomes for count in o.steps[: o.completed]]
     right = [o.retrieved_right for o in outcomes if o.retrieved_right is not None]
@@ -445,15 +461,15 @@ def _film(folder: Path, setup: Setup, chain: Chain) -> Path:
     shots: list[tuple[bytes, int, str]] = []  # as JPEG: a film of 1800 frames would take a gigabyte
 
     def shoot(number: int, verdict: str) -> None:
-        image = setup.tabletop.render(VIDEO_CAMERA, VIDEO_HEIGHT, VIDEO_WIDTH)
+        image = setup.world.render(VIDEO_CAMERA, VIDEO_HEIGHT, VIDEO_WIDTH)
         shots.extend([(encode_image(image), number, verdict)] * (VERDICT_STEPS if verdict else 1))
 
-    outcome = run_chain(setup.tabletop, setup.policy, setup.retrieve, chain, setup.options.max_steps, shoot)
+    outcome = run_chain(setup.world, setup.policy, setup.retrieve, chain, setup.options.max_steps, shoot)
     ending = f"failed_{outcome.failed_kind}" if outcome.failed_kind else "finished"
     path = folder / f"chain_{chain.index:04d}_{ending}.mp4"
     frames = (captioned(decode_image(jpeg), chain, number, verdict) for jpeg, number, verdict in shots)
     unfinished = path.with_name(f".{path.name}")  # not replace_atomically: the ending tells PyAV the format
-    write_video(unfinished, frames, setup.tabletop.contract.action.step_period)
+    write_video(unfinished, frames, setup.world.contract.action.step_period)
     return unfinished.replace(path)
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Rolls a policy out in the embedded simulator, through the same retrieval and the same executor as the nodes use."""
+"""Rolls a policy out in a simulated world, through the same retrieval and the same executor as the nodes use."""
 
 from __future__ import annotations
 
@@ -25,18 +25,10 @@ from arvrm_ros.retrieval.database import MotionDatabase
 from arvrm_ros.retrieval.encoders import encoders_of, made_by
 from arvrm_ros.retrieval.search import MotionSearch
 from arvrm_ros.retrieval.wording import familiar_wording
-from arvrm_ros.simulation import MOST_LAG
-from arvrm_ros.simulation.demonstrations import EVALUATION_SEEDS
 from arvrm_ros.simulation.scene import VARIANTS
-from arvrm_ros.simulation.tabletop import Tabletop
-from arvrm_ros.simulation.tasks import TASKS
+from arvrm_ros.simulation.tasks import TASKS, kind_of
+from arvrm_ros.simulation.world import EVALUATION_SEEDS, TABLETOP, World, load_world
 from arvrm_ros.workers import process_pool
-
-CYCLE = 0.01
-"""Seconds between two joint commands."""
-
-LATENCY = 0.05
-"""Seconds from an observation to the arrival of its chunk, about what the nodes take."""
 
 
 @dataclass(frozen=True)
@@ -123,19 +115,19 @@ class Retriever:
         return self._search.search(language, visual, count, self._mode, task, instruction).motions
 
 
-def at_rest(tabletop: Tabletop) -> ChunkExecutor:
+def at_rest(world: World) -> ChunkExecutor:
     """A new executor that holds the arm where it is."""
-    executor = ChunkExecutor(tabletop.contract, ExecutorSettings(lag=MOST_LAG))
-    executor.reset(tabletop.joint_positions, tabletop.gripper, tabletop.time)
+    executor = ChunkExecutor(world.contract, ExecutorSettings(period=world.cycle, lag=world.lag))
+    executor.reset(world.joint_positions, world.gripper, world.time)
     return executor
 
 
-def _observation(tabletop: Tabletop, executor: ChunkExecutor) -> Observation:
-    return replace(tabletop.observation(), commanded_positions=executor.commanded)
+def _observation(world: World, executor: ChunkExecutor) -> Observation:
+    return replace(world.observation(), commanded_positions=executor.commanded)
 
 
 def follow(
-    tabletop: Tabletop,
+    world: World,
     executor: ChunkExecutor,
     policy: Policy,
     retrieve: Retriever | None,
@@ -154,9 +146,9 @@ def follow(
         max_steps: control steps until it counts as failed.
         watch: called after each control step.
     """
-    start = tabletop.state()
+    done = world.judge(task)
     policy.reset(instruction)
-    observation = _observation(tabletop, executor)
+    observation = _observation(world, executor)
     attempt = Attempt(False, max_steps, wording=instruction)
     if retrieve is not None and policy.retrieves:
         motions = retrieve(instruction, next(iter(observation.images.values())), policy.retrieves, task)
@@ -165,46 +157,44 @@ def follow(
         policy.set_retrieved(motions, attempt.wording)
         if motions:
             attempt.retrieved_right = float(np.mean([motion.clip.task == task for motion in motions]))
-    period = tabletop.contract.action.step_period
-    cycles, arrival = round(period / CYCLE), round(LATENCY / CYCLE)
+    period = world.contract.action.step_period
+    cycles, arrival = round(period / world.cycle), round(world.latency / world.cycle)
     for step in range(max_steps):
         try:
-            chunk = policy.predict_chunk(_observation(tabletop, executor) if step else observation)
+            chunk = policy.predict_chunk(_observation(world, executor) if step else observation)
         except PolicyError as error:
             attempt.steps, attempt.reason = step, str(error)
             break
         for cycle in range(cycles):
             if cycle == arrival:
                 try:
-                    executor.accept(chunk, tabletop.time)
+                    executor.accept(chunk, world.time)
                 except MotionRefused as refusal:
                     attempt.refused, attempt.reason = attempt.refused + 1, str(refusal)
-            executor.measured(tabletop.joint_positions, tabletop.gripper, tabletop.time)
-            command = executor.step(tabletop.time)
-            tabletop.command(command.positions, command.gripper)
-            tabletop.advance(CYCLE)
+            executor.measured(world.joint_positions, world.gripper, world.time)
+            command = executor.step(world.time)
+            world.command(command.positions, command.gripper)
+            world.advance(world.cycle)
         watch()
-        if TASKS[task].succeeded(start, tabletop.state()):
+        if done():
             attempt.success, attempt.steps = True, step + 1
             break
     return attempt
 
 
 def roll_out(
-    tabletop: Tabletop,
+    world: World,
     policy: Policy,
     retrieve: Retriever | None,
     trial: Trial,
     max_steps: int,
-    start: Callable[[Tabletop], ChunkExecutor] = at_rest,
+    start: Callable[[World], ChunkExecutor] = at_rest,
 ) -> Outcome:
     """Resets the scene and lets the policy try one task; see :func:`follow`. ``start`` makes the executor."""
-    task = TASKS[trial.task]
-    rng = np.random.default_rng(trial.seed)
-    instruction = str(rng.choice(task.held_out if trial.held_out else task.instructions))
-    tabletop.reset(trial.seed, trial.task, trial.variant)
-    attempt = follow(tabletop, start(tabletop), policy, retrieve, trial.task, instruction, max_steps)
-    return Outcome(trial.task, task.kind, trial.variant, trial.seed, instruction, **asdict(attempt))
+    instruction = str(np.random.default_rng(trial.seed).choice(world.wordings(trial.task, trial.held_out)))
+    world.reset(trial.seed, trial.task, trial.variant)
+    attempt = follow(world, start(world), policy, retrieve, trial.task, instruction, max_steps)
+    return Outcome(trial.task, kind_of(trial.task), trial.variant, trial.seed, instruction, **asdict(attempt))
 
 
 def trials(
@@ -231,13 +221,14 @@ def trials(
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What to evaluate, for how many steps, and how to retrieve (:class:`Retriever`)."""
+    """What to evaluate, for how many steps, how to retrieve (:class:`Retriever`), and in which world."""
 
     checkpoint: str
     database: str
     mode: str = "database"
     max_steps: int = 120
     rewords: bool = True
+    env: str = TABLETOP
 
 
 @dataclass
@@ -245,7 +236,7 @@ class Setup:
     """What a process that evaluates has loaded."""
 
     options: EvaluationOptions
-    tabletop: Tabletop
+    world: World
     policy: Policy
     retrieve: Retriever | None
 
@@ -267,7 +258,7 @@ def set_up(contract: RobotContract, options: EvaluationOptions) -> Setup:
         own = checkpoint_folder(options.checkpoint) / "image_encoder.safetensors"
         weights = own if own.is_file() and made_by(database, own) else None
         retrieve = Retriever(database, options.mode, weights, options.rewords)
-    return Setup(options, Tabletop(contract), policy, retrieve)
+    return Setup(options, load_world(options.env, contract), policy, retrieve)
 
 
 @contextmanager
@@ -281,7 +272,7 @@ def set_up_here(contract: RobotContract, options: EvaluationOptions) -> Iterator
     try:
         yield setup
     finally:
-        setup.tabletop.close()
+        setup.world.close()
         torch.set_num_threads(threads)
 
 
@@ -341,7 +332,7 @@ def _one(
 
 
 def _try(setup: Setup, trial: Trial) -> Outcome:
-    return roll_out(setup.tabletop, setup.policy, setup.retrieve, trial, setup.options.max_steps)
+    return roll_out(setup.world, setup.policy, setup.retrieve, trial, setup.options.max_steps)
 
 
 def evaluate(

@@ -1,17 +1,25 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Scripted experts: they do every task from the privileged state and demonstrate it, for robot and hand alike."""
+"""Scripted experts: they do every task from the privileged state and demonstrate it, for robot and hand alike.
+
+:class:`Expert` moves along legs, whatever the world; :class:`TabletopExpert` knows those of the tabletop's tasks.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from arvrm_ros.simulation import scene
-from arvrm_ros.simulation.tabletop import Tabletop
 from arvrm_ros.simulation.tasks import TASKS
+
+if TYPE_CHECKING:
+    from arvrm_ros.simulation.tabletop import Tabletop
+    from arvrm_ros.simulation.world import World
 
 SAFE_HEIGHT = scene.TABLE_TOP + 0.12
 """Height of the end effector above everything on the table, metres."""
@@ -48,34 +56,45 @@ def down(yaw: float) -> np.ndarray:
     return np.array([np.cos(yaw / 2), np.sin(yaw / 2), 0.0, 0.0])
 
 
-class Expert:
-    """Plays one task on one tabletop, one command per control step.
+class Expert(ABC):
+    """Plays one task in one world, one command per control step.
 
     The motion is closed-loop: each command starts from the commanded pose, and :meth:`disturbed` lets it start again
     from the measured one, so that recoveries are demonstrated too.
 
+    Attributes:
+        task: id.
+        safe_height: metres of the end effector, above everything.
+
     Args:
-        tabletop: already reset for the task.
-        task: a key of ``TASKS``.
+        world: already reset for the task.
+        task: id.
         rng: draws speeds, heights and offsets, so that no two demonstrations are alike.
         period: seconds per step.
     """
 
-    def __init__(self, tabletop: Tabletop, task: str, rng: np.random.Generator, period: float = 0.1) -> None:
-        self.tabletop = tabletop
-        self.task = TASKS[task]
-        self.rng = rng
-        self.period = period
+    safe_height: float
+
+    def __init__(self, world: World, task: str, rng: np.random.Generator, period: float = 0.1) -> None:
+        self.task, self.rng, self.period = task, rng, period
+        self._world = world
         self.done = False
         self._pace = rng.uniform(0.85, 1.15)
-        position, rotation = tabletop.end_effector()
-        self.position = position
-        self.yaw = float(np.arctan2(rotation[1, 0], rotation[0, 0]))
+        self.position, self.yaw = self._measured()
         self._velocity = np.zeros(3)
-        self.gripper = tabletop.gripper
+        self.gripper = world.gripper
         self._legs = self._plan()
         self._leg = next(self._legs)
         self._rest = self._steps = 0
+
+    @abstractmethod
+    def _plan(self) -> Iterator[Move]:
+        """The task's legs; each is computed from the state at the time the one before has ended."""
+
+    def _measured(self) -> tuple[np.ndarray, float]:
+        """Position (3,) of the end effector and its yaw, as they are."""
+        position, rotation = self._world.end_effector()
+        return position, float(np.arctan2(rotation[1, 0], rotation[0, 0]))
 
     @property
     def free(self) -> bool:
@@ -84,8 +103,7 @@ class Expert:
 
     def disturbed(self) -> None:
         """Takes the measured pose as the commanded one, after the arm was moved by something else."""
-        self.position, rotation = self.tabletop.end_effector()
-        self.yaw = float(np.arctan2(rotation[1, 0], rotation[0, 0]))
+        self.position, self.yaw = self._measured()
         self._velocity = np.zeros(3)
 
     def act(self) -> tuple[np.ndarray, np.ndarray, float]:
@@ -125,8 +143,17 @@ class Expert:
         self.yaw += float(np.clip(leg.yaw - self.yaw, -turn, turn))
         self.gripper = leg.gripper
 
+
+class TabletopExpert(Expert):
+    """Plays the tasks of ``TASKS`` on a tabletop."""
+
+    safe_height = SAFE_HEIGHT
+
+    def __init__(self, tabletop: Tabletop, task: str, rng: np.random.Generator, period: float = 0.1) -> None:
+        self.tabletop, self._task = tabletop, TASKS[task]
+        super().__init__(tabletop, task, rng, period)
+
     def _plan(self) -> Iterator[Move]:
-        """The task's legs; each is computed from the state at the time the one before has ended."""
         plans: dict[str, Callable[[], Iterator[Move]]] = {
             "open_drawer": lambda: self._move_drawer(True),
             "close_drawer": lambda: self._move_drawer(False),
@@ -137,12 +164,12 @@ class Expert:
             "turn_on_lightbulb": lambda: self._flip_switch(1),
             "turn_off_lightbulb": lambda: self._flip_switch(-1),
         }
-        if self.task.id in plans:
-            yield from plans[self.task.id]()
-        elif self.task.kind == "lift":
+        if self.task in plans:
+            yield from plans[self.task]()
+        elif self._task.kind == "lift":
             yield from self._lift()
-        elif self.task.kind == "push":
-            yield from self._push(1 if self.task.id.endswith("left") else -1)
+        elif self._task.kind == "push":
+            yield from self._push(1 if self.task.endswith("left") else -1)
         else:
             yield from self._put_in_drawer()
 
@@ -240,7 +267,7 @@ class Expert:
     def _holding(self) -> bool:
         """Whether the block is in the hand already, from the task before."""
         state = self.tabletop.state()
-        return self.task.block in state.touched and state.blocks[self.task.block][2] > scene.TABLE_TOP + 0.04
+        return self._task.block in state.touched and state.blocks[self._task.block][2] > scene.TABLE_TOP + 0.04
 
     def _block(self) -> tuple[float, float, float, float]:
-        return self.tabletop.state().blocks[self.task.block]
+        return self.tabletop.state().blocks[self._task.block]

@@ -26,12 +26,11 @@ from arvrm_ros.errors import ArvrmError, DataError, MotionRefused
 from arvrm_ros.files import write_json
 from arvrm_ros.motion.kinematics import Kinematics
 from arvrm_ros.simulation import scene
-from arvrm_ros.simulation.demonstrations import EVALUATION_SEEDS
-from arvrm_ros.simulation.experts import Expert
 from arvrm_ros.simulation.hand import CapsuleHand, Posture, blend, grasp, hand_rotation, pinch, point
 from arvrm_ros.simulation.servo import PoseServo
 from arvrm_ros.simulation.tabletop import Tabletop
 from arvrm_ros.simulation.tasks import TASKS
+from arvrm_ros.simulation.world import EVALUATION_SEEDS
 from arvrm_ros.workers import process_pool
 
 RATE = 10.0
@@ -101,7 +100,7 @@ def perform(
     """Lets the expert do a task, ``speed`` times as fast as real time; None when it did not succeed."""
     tabletop.reset(seed, task)
     period = round(speed / rate, 2)  # the servo works in steps of 10 ms
-    start, expert, servo = tabletop.state(), Expert(tabletop, task, rng, period), PoseServo(tabletop, kinematics)
+    start, expert, servo = tabletop.state(), tabletop.expert(task, rng, period), PoseServo(tabletop, kinematics)
     succeeded = False
     records: list[tuple[np.ndarray, tuple[bool, bool], np.ndarray, float]] = []
     while not expert.done and len(records) < round(LONGEST * rate):

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import mujoco
@@ -14,7 +14,9 @@ import numpy as np
 from arvrm_ros.contract import RobotContract
 from arvrm_ros.data.types import Observation
 from arvrm_ros.errors import ArvrmError
-from arvrm_ros.simulation import scene
+from arvrm_ros.simulation import MOST_LAG, scene
+from arvrm_ros.simulation.chains import draw_chain
+from arvrm_ros.simulation.experts import Expert, TabletopExpert
 from arvrm_ros.simulation.scene import ROBOT, SceneState
 from arvrm_ros.simulation.tasks import TASKS
 
@@ -39,13 +41,17 @@ class Snapshot:
 
 
 class Tabletop:
-    """A simulated robot at a table.
+    """A simulated robot at a table; a ``World``.
 
     Args:
         contract: the robot, its cameras and its home position.
         variant: look of the table, a key of ``scene.VARIANTS``.
         render: whether cameras are needed (without them no OpenGL context is made).
     """
+
+    cycle = 0.01
+    latency = 0.05  # about what the nodes take
+    lag = MOST_LAG
 
     def __init__(self, contract: RobotContract, variant: str = "A", render: bool = True) -> None:
         self.contract = contract
@@ -334,3 +340,20 @@ class Tabletop:
             button=float(self.data.joint("button").qpos[0]),
             switch=float(self.data.joint("switch").qpos[0]),
         )
+
+    def judge(self, task: str) -> Callable[[], bool]:
+        """A function that says whether a task was done between now and its call. Privileged."""
+        start = self.state()
+        return lambda: bool(TASKS[task].succeeded(start, self.state()))
+
+    def draw_chain(self, rng: np.random.Generator) -> tuple[str, ...]:
+        """Five tasks that can be done one after the other from now on."""
+        return draw_chain(self.state(), rng)
+
+    def expert(self, task: str, rng: np.random.Generator, period: float) -> Expert:
+        """Does a task that can be done now, one command every ``period`` seconds. Privileged."""
+        return TabletopExpert(self, task, rng, period)
+
+    def wordings(self, task: str, held_out: bool = False) -> Sequence[str]:
+        """How a task is asked for, in training or never in training."""
+        return TASKS[task].held_out if held_out else TASKS[task].instructions

@@ -154,6 +154,11 @@ TASKS: dict[str, Task] = {
 """All tasks by id."""
 
 
+def kind_of(task: str) -> str:
+    """The family a task is counted under; of CALVIN's that are none of ours, the first word."""
+    return TASKS[task].kind if task in TASKS else task.split("_")[0]
+
+
 def tasks_in_turn(state: SceneState, index: int) -> list[str]:
     """Five tasks that can be done one after the other from a state: one of each fixture, then one of a block.
 
