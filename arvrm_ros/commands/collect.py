@@ -8,6 +8,8 @@ import argparse
 import os
 from pathlib import Path
 
+from arvrm_ros.simulation.world import TABLETOP, WORLDS
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares ``arvrm collect robot`` and ``arvrm collect human``."""
@@ -32,7 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     robot.add_argument("--out", type=Path, required=True, help="folder of episodes")
     robot.add_argument("--episodes", type=int, default=200, help="how many episodes there shall be")
     robot.add_argument("--variants", default="ABCD", help="looks of the table to use in turn")
-    robot.add_argument("--robot", default="tabletop", help="contract: a name in config/robots, or a YAML file")
+    robot.add_argument(
+        "--env", choices=WORLDS, default=TABLETOP, help="where; CALVIN's needs its clone, docs/calvin.md"
+    )
+    robot.add_argument(
+        "--robot", help="contract: a name in config/robots, or a YAML file; the world's own if not given"
+    )
     robot.add_argument("--seed", type=int, default=0, help="of the whole collection")
     robot.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     human.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
@@ -44,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
         from arvrm_ros.contract import load_contract
         from arvrm_ros.simulation.demonstrations import collect_robot
 
-        contract = load_contract(args.robot)
-        failed = collect_robot(args.out, contract, args.episodes, args.seed, args.workers, args.variants)
+        contract = load_contract(args.robot or WORLDS[args.env])
+        failed = collect_robot(args.out, contract, args.episodes, args.seed, args.workers, args.variants, args.env)
         print(f"{args.episodes - failed} episodes in {args.out}; the expert failed at {failed}")
         return 0
     from arvrm_ros.simulation.human import collect_human

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from arvrm_ros.errors import ArvrmError
 from arvrm_ros.retrieval.search import MODES
+from arvrm_ros.simulation.world import TABLETOP, WORLDS
 
 if TYPE_CHECKING:
     from arvrm_ros.contract import RobotContract
@@ -22,7 +23,13 @@ CHAIN_OPTIONS = ("rows", "videos", "plot")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
-    parser.add_argument("--env", choices=["tabletop"], default="tabletop", help="where to evaluate")
+    parser.add_argument(
+        "--env",
+        choices=WORLDS,
+        default=TABLETOP,
+        help="where to evaluate; CALVIN's own evaluation (--chains) needs its clone, docs/calvin.md, and renders in "
+        "software or with OpenGL (-egl)",
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--episodes", type=int, default=50, help="single tasks, over all tasks and variants in turn")
     what.add_argument("--chains", type=int, help="chains of five instructions without a reset, as in CALVIN")
@@ -49,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help=f"control steps per instruction (default: {EPISODE_STEPS}; {CHAIN_STEPS} for chains)",
     )
-    parser.add_argument("--robot", default="tabletop", help="contract: a name in config/robots, or a YAML file")
+    parser.add_argument("--robot", help="contract: a name in config/robots, or a YAML file; the world's if not given")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--json", type=Path, help="write the figures and a row per episode or chain to this file")
     parser.add_argument("--rows", type=Path, help="chains: keep outcomes in this file as they come, and go on from it")
@@ -65,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
 
     steps = args.max_steps or (EPISODE_STEPS if args.chains is None else CHAIN_STEPS)
     database = args.database or str(resource("checkpoints", "human_motions.lance"))
-    options = EvaluationOptions(args.checkpoint, database, args.retrieval, steps, not args.own_words)
-    contract = load_contract(args.robot)
+    options = EvaluationOptions(args.checkpoint, database, args.retrieval, steps, not args.own_words, args.env)
+    contract = load_contract(args.robot or WORLDS[args.env])
     if args.chains is not None:
         if args.tasks:
             raise ArvrmError("--tasks is about single tasks: leave out --chains")
@@ -74,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if given := [f"--{name}" for name in CHAIN_OPTIONS if getattr(args, name) is not None]:
         raise ArvrmError(f"{', '.join(given)} need --chains")
+    if args.env != TABLETOP:
+        raise ArvrmError("CALVIN's evaluation is one of chains: give --chains, 1000 for all of them")
     _run_episodes(args, contract, options)
     return 0
 
@@ -101,13 +110,16 @@ def _run_episodes(args: argparse.Namespace, contract: RobotContract, options: Ev
 def _run_chains(args: argparse.Namespace, contract: RobotContract, options: EvaluationOptions) -> None:
     from dataclasses import asdict
 
-    from arvrm_ros.evaluation.chains import draw_chains, evaluate_chains, plot_success, summarise
+    from arvrm_ros.evaluation.chains import draw_chains, evaluate_chains, official_chains, plot_success, summarise
     from arvrm_ros.files import write_json
     from arvrm_ros.policies import checkpoint_folder, read_header
 
     read_header(checkpoint_folder(options.checkpoint))  # before the chains are drawn, which takes a while
     variants = args.variants or "D"
-    chains = draw_chains(contract, args.chains, args.seed, variants, args.held_out, args.workers)
+    if args.env == TABLETOP:
+        chains = draw_chains(contract, args.chains, args.seed, variants, args.held_out, args.workers)
+    else:
+        chains = official_chains(args.chains)
     outcomes = evaluate_chains(contract, options, chains, args.workers, args.rows, args.videos)
     summary = summarise(outcomes)
     _print_kinds(summary["kinds"], "tried")
@@ -118,7 +130,7 @@ def _run_chains(args: argparse.Namespace, contract: RobotContract, options: Eval
     if summary["failed_tasks"]:
         print("chains ended at: " + ", ".join(f"{task} {count}" for task, count in summary["failed_tasks"].items()))
     if args.json:
-        settings = {"seed": args.seed, "variants": variants, "held_out": args.held_out, "robot": args.robot}
+        settings = {"seed": args.seed, "variants": variants, "held_out": args.held_out, "robot": contract.name}
         rows = [asdict(outcome) for outcome in outcomes]
         write_json(args.json, {"options": asdict(options) | settings, **summary, "outcomes": rows})
     if args.plot:
