@@ -1,6 +1,6 @@
 # Copyright 2026 The arvrm_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""``arvrm episodes``: robot episodes from bags of a real robot or LeRobot datasets, and a look at those of a folder."""
+"""``arvrm episodes``: robot episodes from bags, LeRobot datasets or CALVIN's, and a look at those of a folder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from arvrm_ros.contract import load_contract
 from arvrm_ros.errors import ArvrmError
 from arvrm_ros.files import write_text
+from arvrm_ros.training import calvin
 from arvrm_ros.training.importing import REJECTED
 from arvrm_ros.training.lerobot import Names, import_dataset, is_dataset
 from arvrm_ros.training.recordings import import_recordings, topics_to_record
@@ -22,16 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     style = argparse.ArgumentDefaultsHelpFormatter
     importing = actions.add_parser(
         "import",
-        help="make episodes of ROS 2 bags, or of a LeRobot dataset, in which somebody shows a robot what to do",
+        help="make episodes of ROS 2 bags, a LeRobot dataset or CALVIN's, in which somebody shows a robot what to do",
         description="""Makes an episode of each demonstration that is not in the folder yet; run it again to go on after
             a stop, or to add bags. Instructions are the bags' names (open_the_drawer-3.mcap, or a folder
             open_the_drawer of ros2 bag), or stand in captions.csv in the source: columns video (the bag), caption
             and, where a bag holds several demonstrations, start and end in seconds. `arvrm episodes topics` prints how
             to record. A LeRobot dataset (a folder with meta/info.json) says its instructions itself; what of it is what
-            of the contract is said by the options from --cameras on, where the names do not.""",
+            of the contract is said by the options from --cameras on, where the names do not. Of CALVIN's datasets give
+            a folder with lang_annotations in it (task_D_D/training) and --robot calvin; each annotation becomes an
+            episode.""",
         formatter_class=style,
     )
-    importing.add_argument("source", type=Path, help="a bag (.mcap), a folder of bags, or a LeRobot dataset")
+    importing.add_argument("source", type=Path, help="a bag (.mcap), a folder of bags, or a dataset")
     importing.add_argument("--out", type=Path, required=True, help="folder of episodes, for arvrm finetune")
     importing.add_argument("--robot", default="tabletop", help="contract: a name in config/robots, or a YAML file")
     importing.add_argument(
@@ -91,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if is_dataset(args.source):
         tally = import_dataset(args.source, args.out, contract, _names(args), args.trim, args.workers)
+    elif calvin.is_dataset(args.source):
+        tally = calvin.import_dataset(args.source, args.out, contract, args.trim, args.workers)
     else:
         tally = import_recordings(args.source, args.out, contract, args.trim, args.workers)
     for outcome, count in tally.counts.most_common():
