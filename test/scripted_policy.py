@@ -7,8 +7,8 @@ from collections import deque
 import numpy as np
 
 from arvrm_ros.data.types import ActionChunk, Observation
-from arvrm_ros.simulation.tabletop import Tabletop
-from arvrm_ros.simulation.tasks import TASKS, task_of
+from arvrm_ros.simulation.tasks import kind_of, task_of
+from arvrm_ros.simulation.world import World
 
 STEPS = 4
 
@@ -21,18 +21,21 @@ class ScriptedPolicy:
     instructions: frozenset[str] = frozenset()
     analogy_map = None
 
-    def __init__(self, tabletop: Tabletop, unable: tuple[str, ...] = ()) -> None:
-        self.contract, self._tabletop, self._unable = tabletop.contract, tabletop, unable
+    def __init__(self, world: World, unable: tuple[str, ...] = ()) -> None:
+        self.contract, self._world, self._unable = world.contract, world, unable
         self.heard: list[str] = []
         """Instructions, in their order."""
 
     def reset(self, instruction: str) -> None:
         self.heard.append(instruction)
-        task = task_of(instruction)
+        task = self.task_of(instruction)
         assert task is not None
-        self._still = TASKS[task].kind in self._unable
-        self._expert = self._tabletop.expert(task, np.random.default_rng(0), self.contract.action.step_period)
+        self._still = kind_of(task) in self._unable
+        self._expert = self._world.expert(task, np.random.default_rng(0), self.contract.action.step_period)
         self._ahead: deque[tuple[np.ndarray, np.ndarray, float]] = deque()
+
+    def task_of(self, instruction: str) -> str | None:
+        return task_of(instruction)
 
     def set_retrieved(self, motions: list, wording: str = "") -> None:
         assert not motions

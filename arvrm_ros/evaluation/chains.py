@@ -164,16 +164,16 @@ def propose(tabletop: Tabletop, seed: int, variant: str) -> tuple[str, ...]:
     return tabletop.draw_chain(np.random.default_rng([seed, 1]))
 
 
-def expert_finishes(tabletop: Tabletop, tasks: Sequence[str], rng: np.random.Generator) -> bool:
-    """Whether the scripted expert does the tasks one after the other, from the state the tabletop is in."""
-    return all(_expert_does(tabletop, task, rng) for task in tasks)
+def expert_finishes(world: World, tasks: Sequence[str], rng: np.random.Generator) -> bool:
+    """Whether the scripted expert does the tasks one after the other, from the state the world is in."""
+    return all(_expert_does(world, task, rng) for task in tasks)
 
 
-def _expert_does(tabletop: Tabletop, task: str, rng: np.random.Generator) -> bool:
-    period = tabletop.contract.action.step_period
-    done = tabletop.judge(task)
-    expert = tabletop.expert(task, rng, period)
-    servo = PoseServo(tabletop, Kinematics(tabletop.contract))
+def _expert_does(world: World, task: str, rng: np.random.Generator) -> bool:
+    period = world.contract.action.step_period
+    done = world.judge(task)
+    expert = world.expert(task, rng, period)
+    servo = PoseServo(world, Kinematics(world.contract))
     for _ in range(MAX_STEPS):
         try:
             servo.move(*expert.act(), period)

@@ -23,6 +23,7 @@ from arvrm_ros.contract import load_contract
 from arvrm_ros.errors import ArvrmError
 from arvrm_ros.policies.arvrm.configuration import ArvrmConfig, load_config
 from arvrm_ros.resources import resource
+from arvrm_ros.simulation.world import TABLETOP, WORLDS
 
 FULL, SMALL = "full", "small"
 PRETRAINING = "pretraining"
@@ -54,6 +55,7 @@ class Data:
         database: the human-motion database made of them.
         image_encoder: weights file. With ``encoder_steps`` above 0 it is trained when missing, else it has to be there.
         seed: of the collections.
+        variants: looks of the table in the robot episodes, in turn.
     """
 
     robot: str
@@ -65,6 +67,7 @@ class Data:
     image_encoder: str
     encoder_steps: int = 0
     seed: int = 0
+    variants: str = "ABCD"
 
     def count(self, amount: str) -> int:
         """Robot episodes of the full or the small data."""
@@ -165,7 +168,14 @@ class Runs:
 
 @dataclass(frozen=True)
 class Study:
-    """``config/studies/NAME.yaml``. ``results`` and ``report`` are the files it writes, ``out`` its working folder."""
+    """``config/studies/NAME.yaml``.
+
+    Attributes:
+        env: the world that robot episodes are collected and policies rolled out in, a name in ``WORLDS``. In CALVIN's,
+            the chains are the first ones of its own evaluation. Human clips are always the tabletop's.
+        out: working folder.
+        results, report: the files that are written.
+    """
 
     data: Data
     seeds: tuple[int, ...]
@@ -175,6 +185,7 @@ class Study:
     arms: dict[str, Arm]
     runs: tuple[Runs, ...]
     robot: str = "tabletop"
+    env: str = TABLETOP
     out: str = "runs/study"
     results: str = "docs/results.json"
     report: str = "docs/results.md"
@@ -201,7 +212,13 @@ class Study:
             "encoder": encoder,
             "data_seed": data.seed,
             "recipe": RECIPE,
+            "env": self._other_env,
         }
+
+    @property
+    def _other_env(self) -> str:
+        """Empty for the tabletop, which was the only one when the first results were made."""
+        return "" if self.env == TABLETOP else self.env
 
     def __post_init__(self) -> None:
         from arvrm_ros.retrieval.search import MODES
@@ -226,6 +243,10 @@ class Study:
             raise StudyError("data: small_episodes is more than episodes")
         if self.data.encoder_steps and Path(self.data.image_encoder).name != ENCODER_FILE:
             raise StudyError(f"data: image_encoder is to be trained: its file has to be called {ENCODER_FILE}")
+        if self.env not in WORLDS:
+            raise StudyError(f"env: unknown {self.env!r}; use one of {', '.join(WORLDS)}")
+        if self.env != TABLETOP and (held_out := [n for n, e in self.evaluations.items() if e.held_out]):
+            raise StudyError(f"evaluations: {held_out[0]}: CALVIN has one wording of each task; leave out held_out")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise StudyError("seeds: give at least one, and none twice")
         modes = [(f"arms: {name}", arm.mode) for name, arm in self.arms.items()]
@@ -400,7 +421,8 @@ def training_settings(study: Study, arm: Arm, data: str, variants: str, seed: in
 
 def scenes(study: Study) -> str:
     """Fingerprint of scenes and tasks of the chains. Figures with the same one can be paired, chain by chain."""
-    return fingerprint({"seed": study.evaluation.seed, "variants": study.evaluation.variants})
+    chosen = study.evaluation
+    return fingerprint({"seed": chosen.seed, "variants": chosen.variants, "env": study.shared_settings["env"]})
 
 
 def chain_count(study: Study, evaluation: str) -> int:

@@ -47,6 +47,7 @@ from arvrm_ros.evaluation.study import (
     scenes,
 )
 from arvrm_ros.files import write_json
+from arvrm_ros.simulation.world import TABLETOP
 from arvrm_ros.workers import end_with_parent
 
 if TYPE_CHECKING:
@@ -161,9 +162,9 @@ def prepare(study: Study, out: Path, workers: int, episodes: int) -> None:
             return
     robot, human, encoder, database_path = paths
     if len(list(robot.glob("episode_*.npz"))) < episodes:
-        collect_robot(robot, load_contract(study.robot), episodes, data.seed, workers)
+        collect_robot(robot, load_contract(study.robot), episodes, data.seed, workers, data.variants, study.env)
     if not human.is_dir() or len(clip_folders(human)) < data.clips:
-        collect_human(human, data.clips, data.seed, workers, study.robot)
+        collect_human(human, data.clips, data.seed, workers, study.robot if study.env == TABLETOP else TABLETOP)
     if (count := len(clip_folders(human))) != data.clips:
         raise StudyError(f"{human} holds {count} clips, the study is about {data.clips}: change data: clips, or human")
     if not encoder.is_file():
@@ -189,11 +190,13 @@ def prepare(study: Study, out: Path, workers: int, episodes: int) -> None:
 
 
 def _draw_chains(study: Study, out: Path, held_out: bool, workers: int) -> list[Chain]:
-    """The chains of an evaluation, drawn once and kept: each is tried out by the expert, which takes seconds."""
-    from arvrm_ros.evaluation.chains import Chain, draw_chains
+    """The chains of an evaluation; the tabletop's are drawn once and kept: the expert tries each, for seconds."""
+    from arvrm_ros.evaluation.chains import Chain, draw_chains, official_chains
 
     chosen, contract = study.evaluation, load_contract(study.robot)
     count = max(chain_count(study, name) for name in study.evaluations if study.evaluations[name].held_out == held_out)
+    if study.env != TABLETOP:
+        return official_chains(count)
     settings = [contract.to_dict(), scenes(study), held_out, count]
     path = out / f"chains-{fingerprint(settings)}.json"
     if not path.is_file():
@@ -250,6 +253,7 @@ def _evaluate(study: Study, job: Job, folder: Path, evaluation: str, rows: Path)
         retrieval_mode(study, job.arm, evaluation),
         study.evaluation.max_steps,
         rewords(study, job.arm, evaluation),
+        study.env,
     )
     outcomes = sorted(evaluate_chains(contract, options, chains, 1, rows), key=lambda outcome: outcome.index)
     return [outcome.completed for outcome in outcomes], summarise(outcomes)
