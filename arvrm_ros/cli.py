@@ -18,7 +18,7 @@ COMMANDS = {
     "demo": "start the simulated suite, follow ten instructions, write a report",
     "models": "fetch the hand-landmark model",
     "collect": "make robot episodes or human clips in the simulator",
-    "episodes": "make robot episodes of bags or LeRobot datasets in which somebody shows a robot what to do",
+    "episodes": "make robot episodes of bags, LeRobot or CALVIN datasets in which a robot is shown what to do",
     "db": "build and search the human-motion database",
     "keypoints": "measure the hand landmarker against the simulator's truth",
     "encoder": "train the small image encoder",

@@ -147,7 +147,7 @@ def test_the_command_imports_once_goes_on_and_says_what_is_rejected(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    words = ["episodes", "import", str(dataset), "--out", str(out), "--robot", "tabletop", "--workers", "1"]
+    words = ["episodes", "import", str(dataset), "--out", str(out), "--workers", "1"]
     path_of(dataset, 142).rename(tmp_path / "moved")  # of the second annotation alone
     assert main(words) == 1
     said = capsys.readouterr().out
@@ -170,6 +170,7 @@ def test_the_command_imports_once_goes_on_and_says_what_is_rejected(
     assert first.stat().st_mtime_ns == written
     episodes = [read_episode(path) for path in sorted(out.iterdir())]
     assert [episode.instruction for episode in episodes] == ["open the drawer", "push the switch up"]
+    assert {episode.contract.name for episode in episodes} == {"calvin"}
 
 
 def test_the_command_says_which_folder_to_give(

@@ -30,13 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             and, where a bag holds several demonstrations, start and end in seconds. `arvrm episodes topics` prints how
             to record. A LeRobot dataset (a folder with meta/info.json) says its instructions itself; what of it is what
             of the contract is said by the options from --cameras on, where the names do not. Of CALVIN's datasets give
-            a folder with lang_annotations in it (task_D_D/training) and --robot calvin; each annotation becomes an
-            episode.""",
+            a folder with lang_annotations in it (task_D_D/training); each annotation becomes an episode.""",
         formatter_class=style,
     )
     importing.add_argument("source", type=Path, help="a bag (.mcap), a folder of bags, or a dataset")
     importing.add_argument("--out", type=Path, required=True, help="folder of episodes, for arvrm finetune")
-    importing.add_argument("--robot", default="tabletop", help="contract: a name in config/robots, or a YAML file")
+    importing.add_argument(
+        "--robot",
+        help="contract: a name in config/robots, or a YAML file; if not given, calvin for CALVIN's",
+    )
     importing.add_argument(
         "--trim",
         action=argparse.BooleanOptionalAction,
@@ -88,13 +90,14 @@ def run(args: argparse.Namespace) -> int:
         write_text(args.out, episodes_page(args.episodes, args.count, args.caption))
         print(args.out)
         return 0
-    contract = load_contract(args.robot)
     if args.action == "topics":
-        print("ros2 bag record --storage mcap --output open_the_drawer", *topics_to_record(contract))
+        print("ros2 bag record --storage mcap --output open_the_drawer", *topics_to_record(load_contract(args.robot)))
         return 0
-    if is_dataset(args.source):
+    of_lerobot, of_calvin = is_dataset(args.source), calvin.is_dataset(args.source)
+    contract = load_contract(args.robot or ("calvin" if of_calvin else "tabletop"))
+    if of_lerobot:
         tally = import_dataset(args.source, args.out, contract, _names(args), args.trim, args.workers)
-    elif calvin.is_dataset(args.source):
+    elif of_calvin:
         tally = calvin.import_dataset(args.source, args.out, contract, args.trim, args.workers)
     else:
         tally = import_recordings(args.source, args.out, contract, args.trim, args.workers)
