@@ -216,6 +216,8 @@ def test_rows_of_something_else_are_refused(scripted, drawn, tmp_path):
     evaluate_chains(CONTRACT, OPTIONS, drawn[:1], 1, rows)
     with pytest.raises(DataError, match="made with max_steps 3, now 4"):
         evaluate_chains(CONTRACT, replace(OPTIONS, max_steps=4), drawn, 1, rows)
+    with pytest.raises(DataError, match="env None, now 'calvin'"):
+        evaluate_chains(CONTRACT, replace(OPTIONS, env="calvin"), drawn, 1, rows)
     with pytest.raises(DataError, match=r"holds other chains \(see index 0\)"):
         evaluate_chains(CONTRACT, OPTIONS, [replace(drawn[0], seed=5)], 1, rows)
     good = rows.read_text()

@@ -46,7 +46,7 @@ from arvrm_ros.simulation.scene import VARIANTS
 from arvrm_ros.simulation.servo import PoseServo
 from arvrm_ros.simulation.tabletop import Tabletop
 from arvrm_ros.simulation.tasks import kind_of
-from arvrm_ros.simulation.world import EVALUATION_SEEDS, World
+from arvrm_ros.simulation.world import EVALUATION_SEEDS, TABLETOP, World
 from arvrm_ros.workers import process_pool
 
 ATTEMPTS = 20
@@ -365,6 +365,8 @@ def _made_with(options: EvaluationOptions) -> dict[str, Any]:
     for file in sorted(folder.glob("*.safetensors")):
         weights.update(file.read_bytes())
     made_with = {"checkpoint": weights.hexdigest()[:16], "retrieval": options.mode, "max_steps": options.max_steps}
+    if options.env != TABLETOP:
+        made_with["env"] = options.env
     if options.mode != "none":
         database = MotionDatabase.open(options.database)
         content = json.dumps([database.features, sorted(database.ids())], sort_keys=True)

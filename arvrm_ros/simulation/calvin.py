@@ -342,11 +342,16 @@ class Calvin:
     def render(self, camera: str, height: int | None = None, width: int | None = None) -> np.ndarray:
         """An image (H, W, 3) uint8 RGB from the static or the gripper camera, of the contract's size if not given.
 
-        CALVIN's own pixels, resized.
+        CALVIN's own pixels, a square of them, resized; black beside it where the image is no square.
         """
         size = self.contract.observation.cameras[camera]
-        image = np.ascontiguousarray(self._cameras[camera].render()[0], np.uint8)
-        return resize(image, height or size.height, width or size.width)
+        height, width = height or size.height, width or size.width
+        side = min(height, width)
+        square = resize(np.ascontiguousarray(self._cameras[camera].render()[0], np.uint8), side, side)
+        image = np.zeros((height, width, 3), np.uint8)
+        top, left = (height - side) // 2, (width - side) // 2
+        image[top : top + side, left : left + side] = square
+        return image
 
     def observation(self) -> Observation:
         """Images of the contract's cameras and the robot's measurements, all of now."""
