@@ -10,13 +10,14 @@ right along the table's front, y away from the robot's side of it, and z up; the
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,11 +104,12 @@ def modules() -> Modules:
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__dict__.update(content)
     try:
-        import hydra.utils
-        from calvin_agent.evaluation import multistep_sequences
-        from calvin_agent.evaluation.utils import get_env_state_for_initial_condition
-        from calvin_env.envs.tasks import Tasks
-        from omegaconf import OmegaConf
+        with _quietly():
+            import hydra.utils
+            from calvin_agent.evaluation import multistep_sequences
+            from calvin_agent.evaluation.utils import get_env_state_for_initial_condition
+            from calvin_env.envs.tasks import Tasks
+            from omegaconf import OmegaConf
     except ImportError as error:
         raise ArvrmError(f"CALVIN's environment cannot be loaded ({error}): {INSTALL}") from None
     finally:
@@ -117,6 +119,26 @@ def modules() -> Modules:
             else:
                 sys.modules[name] = module
     return Modules(hydra.utils.instantiate, OmegaConf, Tasks, multistep_sequences, get_env_state_for_initial_condition)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Drops what CALVIN's packages print as they start, of gym's age and Bullet's drivers; what is wrong is raised."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = {stream: os.dup(stream) for stream in (1, 2)}
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in kept:
+        os.dup2(nowhere, stream)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream, old in kept.items():
+            os.dup2(old, stream)
+            os.close(old)
+        os.close(nowhere)
 
 
 def _fnv1_32(text: str) -> int:
@@ -227,7 +249,8 @@ class Calvin:
             }
         )
         config.env.use_egl, config.env.use_scene_info = self._egl, True
-        self._env = modules().instantiate(config.env)
+        with _quietly():
+            self._env = modules().instantiate(config.env)
         self._env.close = lambda: None  # it prints, and again when it is forgotten
         self._cameras = {camera.name: camera for camera in self._env.cameras}
         self._base = np.array(self._env.robot.base_position)
