@@ -18,7 +18,6 @@ class ScriptedPolicy:
 
     name = "scripted"
     retrieves = 0
-    instructions: frozenset[str] = frozenset()
     analogy_map = None
 
     def __init__(self, world: World, unable: tuple[str, ...] = ()) -> None:
@@ -36,6 +35,9 @@ class ScriptedPolicy:
 
     def task_of(self, instruction: str) -> str | None:
         return task_of(instruction)
+
+    def familiar(self, instruction: str) -> dict[str, float]:
+        return {}
 
     def set_retrieved(self, motions: list, wording: str = "") -> None:
         assert not motions

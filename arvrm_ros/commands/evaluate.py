@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--own-words",
         action="store_true",
-        help="follow an unfamiliar instruction's own words, not those of the best clip's caption",
+        help="follow an unfamiliar instruction's own words, not the nearest ones of training or of the clips' captions",
     )
     parser.add_argument("--variants", help="looks of the table to use, in turn (default: ABCD; D for chains)")
     parser.add_argument(

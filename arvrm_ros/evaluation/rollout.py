@@ -81,7 +81,7 @@ class Retriever:
     """Answers queries as the retrieval node does, without ROS.
 
     Attributes:
-        rewords: whether an unfamiliar instruction is read in a caption's words, see ``retrieval/wording.py``.
+        rewords: whether an unfamiliar instruction is read in familiar words, see ``retrieval/wording.py``.
         image_encoder: the database's.
 
     Args:
@@ -153,7 +153,7 @@ def follow(
     if retrieve is not None and policy.retrieves:
         motions = retrieve(instruction, next(iter(observation.images.values())), policy.retrieves, task)
         if retrieve.rewords:
-            attempt.wording = familiar_wording(instruction, motions, policy.instructions)
+            attempt.wording = familiar_wording(instruction, motions, policy.familiar(instruction))
         policy.set_retrieved(motions, attempt.wording)
         if motions:
             attempt.retrieved_right = float(np.mean([motion.clip.task == task for motion in motions]))

@@ -117,7 +117,7 @@ class EvaluationSet:
         held_out: use paraphrases that training never saw.
         mode: of the retrieval; the arm's own if empty.
         chains: take only the first so many; 0 for all.
-        own_words: follow unfamiliar instructions in their own words, not in those of the best clip's caption.
+        own_words: follow unfamiliar instructions in their own words, not in those that training or the captions have.
     """
 
     held_out: bool = False

@@ -53,7 +53,8 @@ class PolicyParameters(Parameters):
         3.0, "wait for retrieved clips before following without them; 0 does not wait", unit="s", low=0.0, high=60.0
     )
     rewords: bool = parameter(
-        True, "follow an unfamiliar instruction in the words of the best clip's caption, where one says the same"
+        True,
+        "follow an unfamiliar instruction in the nearest words of training or of the clips' captions",
     )
     stale_grace: float = parameter(
         2.0, "silence of an input, beyond its limit, that fails the goal", unit="s", low=0.1, high=60.0
@@ -240,7 +241,7 @@ class PolicyNode(ManagedNode):
                 return
             self.edges.update("retrieved motions", None)
             if self.params.rewords and not session.following:  # what was understood holds until the end
-                familiar = self._policy.instructions
+                familiar = self._policy.familiar(session.instruction)
                 session.wording = familiar_wording(session.instruction, session.motions, familiar)
                 if session.wording != session.instruction:
                     self.get_logger().info(f'"{session.instruction}" is read as "{session.wording}"')

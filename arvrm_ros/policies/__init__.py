@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,18 +33,19 @@ class Policy(Protocol):
         name: in :data:`POLICIES`.
         contract: the robot it was trained for.
         retrieves: human clips it wants per instruction; 0 when it uses none.
-        instructions: that it was trained with; empty where that is not known.
         analogy_map: (S, K) float32, rows ``ROBOT_COMPONENTS``, columns ``HAND_KEYPOINTS``; None when it has none.
     """
 
     name: str
     contract: RobotContract
     retrieves: int
-    instructions: frozenset[str]
     analogy_map: np.ndarray | None
 
     def reset(self, instruction: str) -> None:
         """Starts a new instruction: the history is forgotten."""
+
+    def familiar(self, instruction: str) -> Mapping[str, float]:
+        """Instructions that it was trained with, as far as that is known; how near each is to one, as a cosine."""
 
     def set_retrieved(self, motions: list[RetrievedMotion], wording: str = "") -> None:
         """Takes the retrieved clips; may come at any time, also empty.

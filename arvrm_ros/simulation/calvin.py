@@ -31,6 +31,7 @@ from arvrm_ros.errors import ArvrmError
 from arvrm_ros.files import write_json
 from arvrm_ros.motion.kinematics import Kinematics
 from arvrm_ros.perception.cameras import resize
+from arvrm_ros.perception.models import models_folder
 from arvrm_ros.simulation import scene
 from arvrm_ros.simulation.calvin_expert import BLOCKS, CalvinExpert
 from arvrm_ros.simulation.chains import LENGTH
@@ -153,15 +154,14 @@ def _fnv1_32(text: str) -> int:
 def sequences() -> list[tuple[dict[str, Any], tuple[str, ...]]]:
     """The thousand sequences of CALVIN's evaluation: what the scene is like at first, and five tasks.
 
-    CALVIN draws them for about two minutes; they are kept in the user's cache.
+    CALVIN draws them for about two minutes; they are kept beside the models.
 
     Raises:
         ArvrmError: see :func:`modules`.
     """
     drawing = modules().sequences
     source = hashlib.sha256(Path(drawing.__file__).read_bytes()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arvrm_ros"
-    kept = cache / f"calvin_sequences_{SEQUENCES}_{source}.json"
+    kept = models_folder() / f"calvin_sequences_{SEQUENCES}_{source}.json"
     if not kept.is_file():
         tqdm.write(f"CALVIN draws its {SEQUENCES} sequences, once, which takes about two minutes")
         drawn = [(start, [str(task) for task in tasks]) for start, tasks in drawing.get_sequences(SEQUENCES)]

@@ -58,9 +58,10 @@ class ArvrmPolicy:
         instructions: Collection[str] = (),
     ) -> None:
         self.model, self.contract, self._max_drift = model.eval(), contract, max_drift
-        self.instructions = frozenset(instructions)
+        self._instructions = sorted(instructions)
         self.config = model.config
         self._images, self._texts = image_encoder, text_encoder
+        self._familiar = text_encoder.encode(self._instructions)  # (I, text_width)
         self._kinematics = Kinematics(contract)
         self._home = self._kinematics.forward(np.array(contract.home))[1]
         self._state_mean = np.array(normalisation.state_mean, np.float32)
@@ -96,6 +97,11 @@ class ArvrmPolicy:
         for part in (self._images, self.model.resampler, self.model.blocks):
             if isinstance(part, torch.nn.Module) and any(True for _ in part.parameters()):
                 accelerate(part)
+
+    def familiar(self, instruction: str) -> dict[str, float]:
+        """See :class:`~arvrm_ros.policies.Policy`."""
+        near = self._familiar @ self._texts.encode([instruction])[0]  # (I,)
+        return dict(zip(self._instructions, near.tolist(), strict=True))
 
     @torch.inference_mode()
     def set_retrieved(self, motions: list[RetrievedMotion], wording: str = "") -> None:
