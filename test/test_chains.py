@@ -192,8 +192,8 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_result(scripted, drawn, t
             raise KeyboardInterrupt
         return real(setup, chain)
 
-    real = module._run
-    monkeypatch.setattr(module, "_run", killed)
+    real = module._chain
+    monkeypatch.setattr(module, "_chain", killed)
     with pytest.raises(KeyboardInterrupt):
         evaluate_chains(CONTRACT, OPTIONS, drawn, 1, rows)
     lines = rows.read_bytes().splitlines(keepends=True)
@@ -201,7 +201,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_result(scripted, drawn, t
     rows.write_bytes(lines[0] + lines[1][:40])  # as a crash in the middle of writing leaves it
     assert [row.index for row in read_rows(rows)] == [0]
     ran = []
-    monkeypatch.setattr(module, "_run", lambda setup, chain: ran.append(chain.index) or real(setup, chain))
+    monkeypatch.setattr(module, "_chain", lambda setup, chain: ran.append(chain.index) or real(setup, chain))
     assert evaluate_chains(CONTRACT, OPTIONS, drawn, 1, rows) == whole
     assert ran == [1, 2]
     assert rows.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()

@@ -46,8 +46,6 @@ def test_the_shipped_policy_does_most_of_a_few_tasks():
 
 def test_the_retrieval_is_told_the_trials_task():
     class Heard:
-        rewords = False
-
         def __init__(self):
             self.tasks = []
 
@@ -63,6 +61,20 @@ def test_the_retrieval_is_told_the_trials_task():
     assert heard.tasks == ["turn_on_led"]
     assert outcome.success
     assert outcome.retrieved_right is None
+
+
+def test_unfamiliar_words_are_read_in_those_of_training_with_and_without_clips():
+    class Trained(ScriptedPolicy):
+        def familiar(self, instruction):
+            return {"turn on the led": 0.95}
+
+    tabletop = Tabletop(load_contract("tabletop"))
+    trial = Trial("turn_on_led", "A", EVALUATION_SEEDS + 1, held_out=True)
+    read = roll_out(tabletop, Trained(tabletop), None, trial, max_steps=2)
+    own = roll_out(tabletop, Trained(tabletop), None, trial, max_steps=2, rewords=False)
+    tabletop.close()
+    assert read.instruction in TASKS["turn_on_led"].held_out
+    assert (read.wording, own.wording) == ("turn on the led", own.instruction)
 
 
 def test_queries_are_encoded_as_the_database_was(tmp_path, monkeypatch):

@@ -212,19 +212,22 @@ def run_chain(
     chain: Chain,
     max_steps: int,
     watch: Callable[[int, str], None] = lambda number, verdict: None,
+    rewords: bool = True,
 ) -> ChainOutcome:
     """Lets the policy do a chain; between two tasks only the instruction and the retrieved clips change.
 
     Args:
         max_steps: control steps per task.
         watch: called after each control step with the index of the task, and once more with its outcome in a word.
+        rewords: see :func:`~arvrm_ros.evaluation.rollout.follow`.
     """
     world.reset(chain.seed, None, chain.variant)
     executor = at_rest(world)
     outcome = ChainOutcome(**asdict(chain))
     right = []
     for number, (task, instruction) in enumerate(zip(chain.tasks, chain.instructions, strict=True)):
-        attempt = follow(world, executor, policy, retrieve, task, instruction, max_steps, partial(watch, number, ""))
+        seen = partial(watch, number, "")
+        attempt = follow(world, executor, policy, retrieve, task, instruction, max_steps, seen, rewords)
         watch(number, "done" if attempt.success else "not done")
         outcome.steps.append(attempt.steps)
         outcome.refused += attempt.refused
@@ -270,7 +273,7 @@ def evaluate_chains(
         done = _resume(rows, made_with, chains)
     todo = [chain for chain in chains if chain.index not in done]
     with tqdm(total=len(chains), initial=len(chains) - len(todo), unit="chain", desc="evaluating") as bar:
-        for _, outcome in for_each(_run, contract, options, todo, workers) if todo else ():
+        for _, outcome in for_each(_chain, contract, options, todo, workers) if todo else ():
             done[outcome.index] = outcome
             if rows is not None:
                 _append(rows, {"made_with": made_with, **asdict(outcome)})
@@ -288,8 +291,11 @@ def evaluate_chains(
     return outcomes
 
 
-def _run(setup: Setup, chain: Chain) -> ChainOutcome:
-    return run_chain(setup.world, setup.policy, setup.retrieve, chain, setup.options.max_steps)
+def _chain(
+    setup: Setup, chain: Chain, watch: Callable[[int, str], None] = lambda number, verdict: None
+) -> ChainOutcome:
+    options = setup.options
+    return run_chain(setup.world, setup.policy, setup.retrieve, chain, options.max_steps, watch, options.rewords)
 
 
 # Rows on disk
@@ -466,7 +472,7 @@ def _film(folder: Path, setup: Setup, chain: Chain) -> Path:
         image = setup.world.render(VIDEO_CAMERA, VIDEO_HEIGHT, VIDEO_WIDTH)
         shots.extend([(encode_image(image), number, verdict)] * (VERDICT_STEPS if verdict else 1))
 
-    outcome = run_chain(setup.world, setup.policy, setup.retrieve, chain, setup.options.max_steps, shoot)
+    outcome = _chain(setup, chain, shoot)
     ending = f"failed_{outcome.failed_kind}" if outcome.failed_kind else "finished"
     path = folder / f"chain_{chain.index:04d}_{ending}.mp4"
     frames = (captioned(decode_image(jpeg), chain, number, verdict) for jpeg, number, verdict in shots)

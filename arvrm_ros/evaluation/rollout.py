@@ -81,28 +81,20 @@ class Retriever:
     """Answers queries as the retrieval node does, without ROS.
 
     Attributes:
-        rewords: whether an unfamiliar instruction is read in familiar words, see ``retrieval/wording.py``.
         image_encoder: the database's.
 
     Args:
         database: of human clips.
         mode: one of ``retrieval.search.MODES``.
         image_encoder: weights of the encoder the database was made with; None for those that ship or are fetched.
-        rewords: see the attribute.
 
     Raises:
         DataError: the database was made with other encoders.
     """
 
-    def __init__(
-        self,
-        database: MotionDatabase,
-        mode: str = "database",
-        image_encoder: Path | None = None,
-        rewords: bool = True,
-    ) -> None:
+    def __init__(self, database: MotionDatabase, mode: str = "database", image_encoder: Path | None = None) -> None:
         self.image_encoder, self._texts = encoders_of(database, image_encoder)
-        self._search, self._mode, self.rewords = MotionSearch(database), mode, rewords
+        self._search, self._mode = MotionSearch(database), mode
 
     def __call__(self, instruction: str, image: np.ndarray, count: int, task: str = "") -> list[RetrievedMotion]:
         """The best clips for an instruction and the static camera's image (H, W, 3).
@@ -135,6 +127,7 @@ def follow(
     instruction: str,
     max_steps: int,
     watch: Callable[[], None] = lambda: None,
+    rewords: bool = True,
 ) -> Attempt:
     """Lets the policy follow one instruction, from the state that scene, arm and executor are in.
 
@@ -145,18 +138,20 @@ def follow(
         task: id of what the instruction asks for; for the oracle and the retrieval's ablations.
         max_steps: control steps until it counts as failed.
         watch: called after each control step.
+        rewords: read an unfamiliar instruction in familiar words, see ``retrieval/wording.py``.
     """
     done = world.judge(task)
     policy.reset(instruction)
     observation = _observation(world, executor)
     attempt = Attempt(False, max_steps, wording=instruction)
+    motions: list[RetrievedMotion] = []
     if retrieve is not None and policy.retrieves:
         motions = retrieve(instruction, next(iter(observation.images.values())), policy.retrieves, task)
-        if retrieve.rewords:
-            attempt.wording = familiar_wording(instruction, motions, policy.familiar(instruction))
-        policy.set_retrieved(motions, attempt.wording)
-        if motions:
-            attempt.retrieved_right = float(np.mean([motion.clip.task == task for motion in motions]))
+    if rewords:
+        attempt.wording = familiar_wording(instruction, motions, policy.familiar(instruction))
+    policy.set_retrieved(motions, attempt.wording)
+    if motions:
+        attempt.retrieved_right = float(np.mean([motion.clip.task == task for motion in motions]))
     period = world.contract.action.step_period
     cycles, arrival = round(period / world.cycle), round(world.latency / world.cycle)
     for step in range(max_steps):
@@ -189,11 +184,12 @@ def roll_out(
     trial: Trial,
     max_steps: int,
     start: Callable[[World], ChunkExecutor] = at_rest,
+    rewords: bool = True,
 ) -> Outcome:
     """Resets the scene and lets the policy try one task; see :func:`follow`. ``start`` makes the executor."""
     instruction = str(np.random.default_rng(trial.seed).choice(world.wordings(trial.task, trial.held_out)))
     world.reset(trial.seed, trial.task, trial.variant)
-    attempt = follow(world, start(world), policy, retrieve, trial.task, instruction, max_steps)
+    attempt = follow(world, start(world), policy, retrieve, trial.task, instruction, max_steps, rewords=rewords)
     return Outcome(trial.task, kind_of(trial.task), trial.variant, trial.seed, instruction, **asdict(attempt))
 
 
@@ -221,7 +217,7 @@ def trials(
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What to evaluate, for how many steps, how to retrieve (:class:`Retriever`), and in which world."""
+    """What to evaluate, how to retrieve (:class:`Retriever`), whether to read in familiar words, and in which world."""
 
     checkpoint: str
     database: str
@@ -257,7 +253,7 @@ def set_up(contract: RobotContract, options: EvaluationOptions) -> Setup:
         database = MotionDatabase.open(options.database)
         own = checkpoint_folder(options.checkpoint) / "image_encoder.safetensors"
         weights = own if own.is_file() and made_by(database, own) else None
-        retrieve = Retriever(database, options.mode, weights, options.rewords)
+        retrieve = Retriever(database, options.mode, weights)
     return Setup(options, load_world(options.env, contract), policy, retrieve)
 
 
@@ -332,7 +328,8 @@ def _one(
 
 
 def _try(setup: Setup, trial: Trial) -> Outcome:
-    return roll_out(setup.world, setup.policy, setup.retrieve, trial, setup.options.max_steps)
+    options = setup.options
+    return roll_out(setup.world, setup.policy, setup.retrieve, trial, options.max_steps, rewords=options.rewords)
 
 
 def evaluate(

@@ -451,8 +451,12 @@ def evaluation_settings(study: Study, arm: Arm, evaluation: str) -> dict[str, An
 
 
 def rewords(study: Study, arm: Arm, evaluation: str) -> bool:
-    """Whether an arm reads unfamiliar instructions in the words of captions while it is rolled out."""
-    return retrieval_mode(study, arm, evaluation) != "none" and not study.evaluations[evaluation].own_words
+    """Whether an arm reads unfamiliar instructions in familiar words while it is rolled out.
+
+    On the tabletop, whose study came first, those were the captions' alone, which only arms that search clips have.
+    """
+    searches = retrieval_mode(study, arm, evaluation) != "none"
+    return (searches or study.env != TABLETOP) and not study.evaluations[evaluation].own_words
 
 
 @dataclass(frozen=True)

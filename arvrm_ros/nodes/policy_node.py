@@ -240,15 +240,21 @@ class PolicyNode(ManagedNode):
                 self.edges.update("retrieved motions", str(error))
                 return
             self.edges.update("retrieved motions", None)
-            if self.params.rewords and not session.following:  # what was understood holds until the end
-                familiar = self._policy.familiar(session.instruction)
-                session.wording = familiar_wording(session.instruction, session.motions, familiar)
-                if session.wording != session.instruction:
-                    self.get_logger().info(f'"{session.instruction}" is read as "{session.wording}"')
+            if not session.following:  # what was understood holds until the end
+                self._read(session)
             session.confidence = message.confidence
             session.captions = [motion.caption for motion in message.motions]
             self._wake.notify_all()
         self._publish_feedback(session)
+
+    def _read(self, session: _Session) -> None:
+        """Decides in which words the instruction is followed."""
+        if not self.params.rewords:
+            return
+        before, familiar = session.wording, self._policy.familiar(session.instruction)
+        session.wording = familiar_wording(session.instruction, session.motions or [], familiar)
+        if session.wording not in (before, session.instruction):
+            self.get_logger().info(f'"{session.instruction}" is read as "{session.wording}"')
 
     def _on_execution(self, message: messages.ExecutionStatus) -> None:
         with self._wake:
@@ -288,6 +294,7 @@ class PolicyNode(ManagedNode):
         if self._session is not None:
             rest = self.contract.watchdogs.rest_between_instructions
             self._end(self._session, InstructionCode.PREEMPTED, "a newer instruction took over", rest)
+        self._read(session)
         with self._wake:
             self._session = session
             self._wake.notify_all()
