@@ -41,8 +41,10 @@ from arvrm_ros.simulation.world import EVALUATION_SEEDS
 ROOT = "CALVIN_ROOT"
 """Environment variable, CALVIN's own name for the folder of its clone."""
 
-INSTALL = "clone https://github.com/mees/calvin with --recurse-submodules, let CALVIN_ROOT name the folder, and run "
-INSTALL += "'pip install -r requirements/calvin.txt' (docs/calvin.md)"
+INSTALL = (
+    "clone https://github.com/mees/calvin with --recurse-submodules, let CALVIN_ROOT name the folder, and run "
+    "'pip install -r requirements/calvin.txt' or 'arvrm_ros[calvin]' (docs/calvin.md)"
+)
 
 VARIANTS = "ABCD"
 SEQUENCES = 1000
