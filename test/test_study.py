@@ -385,7 +385,7 @@ def test_the_report_says_what_is_missing_and_keeps_the_notes(tmp_path):
     assert "| higher | 2 × 25 |" in text
     assert "| arvrm_small | model_px | 30.5 (30–31) |" in text
     assert "| retrieved against random clips when acting, 10 % data |" in text
-    assert {p.name for p in path.parent.joinpath("images").iterdir()} == {f"study_{q}.png" for q in "abcdef"}
+    assert {p.name for p in path.parent.joinpath("images").iterdir()} == {f"{path.stem}_{q}.png" for q in "abcdef"}
     pictures = [p.read_bytes() for p in sorted(path.parent.rglob("*.png"))]
     Report(study, path, "arvrm ablate tiny").write(results)
     assert path.read_text() == text

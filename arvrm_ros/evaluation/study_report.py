@@ -171,14 +171,17 @@ class Paper:
     success: tuple[float, ...] = ()
 
 
+ALL_LOOKS = "ABCD"
+
+
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: an arm under a condition."""
+    """A line of a table: an arm under a condition; on all looks of the table that the study's data have, or on some."""
 
     label: str
     arm: str
     data: str = FULL
-    variants: str = "ABCD"
+    variants: str = ALL_LOOKS
     evaluation: str = "seen"
     paper: Paper | None = None
 
@@ -493,7 +496,7 @@ class Report:
 
     def _section(self, question: Question, rows: dict[Cell, Any]) -> list[str]:
         lines = [f"## ({question.letter}) {question.title}", "", question.text, ""]
-        image = self._path.parent / "images" / f"study_{question.letter}.png"
+        image = self._path.parent / "images" / f"{self._path.stem}_{question.letter}.png"
         figures = [self._figures(row, rows) for row in question.rows]
         if any(figures):
             _plot(image, question, figures)
@@ -513,7 +516,8 @@ class Report:
         return lines
 
     def _cells_of(self, row: Row) -> list[Cell]:
-        return [Cell(row.arm, row.data, row.variants, row.evaluation, seed) for seed in self._study.seeds]
+        variants = self._study.data.variants if row.variants == ALL_LOOKS else row.variants
+        return [Cell(row.arm, row.data, variants, row.evaluation, seed) for seed in self._study.seeds]
 
     def _figures(self, row: Row, rows: dict[Cell, Any]) -> Figures | None:
         if row not in self._made:  # the questions share many
