@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far the scripted expert comes in CALVIN's own evaluation: the demonstrations cannot be better than it is.
 
-    CALVIN_ROOT=... python benchmarks/calvin_expert.py --chains 300
+    python benchmarks/calvin_expert.py [--chains 300] [--json FILE]
+
+CALVIN_ROOT names CALVIN's clone (docs/calvin.md).
 """
 
 from __future__ import annotations
