@@ -12,8 +12,10 @@ from control_msgs.action import FollowJointTrajectory
 from node_process import Graph
 from rclpy.action.server import ActionServer, CancelResponse, ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
-from test_execution_node import Robot, to_seconds, trajectory_points
+from test_execution_node import Robot
 
+from arvrm_ros.nodes.conversions import to_seconds
+from arvrm_ros.nodes.simulated_robot import trajectory_points
 from arvrm_ros.simulation.trajectory_controller import TrajectoryError
 
 

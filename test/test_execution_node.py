@@ -41,9 +41,10 @@ from arvrm_ros.msg import ActionChunk as ActionChunkMessage
 from arvrm_ros.msg import ExecutionStatus
 from arvrm_ros.nodes import conversions, qos
 from arvrm_ros.nodes.conversions import to_seconds
+from arvrm_ros.nodes.simulated_robot import trajectory_points
 from arvrm_ros.real_time import GIL_SWITCH
 from arvrm_ros.resources import resource
-from arvrm_ros.simulation.trajectory_controller import TrajectoryController, TrajectoryError, TrajectoryPoint
+from arvrm_ros.simulation.trajectory_controller import TrajectoryController, TrajectoryError
 
 pytestmark = pytest.mark.ros
 
@@ -161,18 +162,6 @@ class Robot:
                 state = JointState(name=names, position=[*there.tolist(), self.contract.gripper.open])
                 state.header.stamp = conversions.to_time(self.now() - self.behind)
                 self._states.publish(state)
-
-
-def trajectory_points(message: JointTrajectory) -> list[TrajectoryPoint]:
-    return [
-        TrajectoryPoint(
-            np.array(point.positions),
-            np.array(point.velocities) if point.velocities else None,
-            to_seconds(point.time_from_start),
-            np.array(point.accelerations) if point.accelerations else None,
-        )
-        for point in message.points
-    ]
 
 
 @pytest.fixture(scope="module")

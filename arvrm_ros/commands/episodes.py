@@ -36,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     importing.add_argument("source", type=Path, help="a bag (.mcap), a folder of bags, or a dataset")
     importing.add_argument("--out", type=Path, required=True, help="folder of episodes, for arvrm finetune")
     importing.add_argument(
-        "--robot",
-        help="contract: a name in config/robots, or a YAML file; if not given, calvin for CALVIN's",
+        "--robot", help="contract: a name in config/robots, or a YAML file; if not given, calvin for CALVIN's"
     )
     importing.add_argument(
         "--trim",

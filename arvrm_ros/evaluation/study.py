@@ -212,11 +212,11 @@ class Study:
             "encoder": encoder,
             "data_seed": data.seed,
             "recipe": RECIPE,
-            "env": self._other_env,
+            "env": self.other_env,
         }
 
     @property
-    def _other_env(self) -> str:
+    def other_env(self) -> str:
         """Empty for the tabletop, which was the only one when the first results were made."""
         return "" if self.env == TABLETOP else self.env
 
@@ -422,7 +422,7 @@ def training_settings(study: Study, arm: Arm, data: str, variants: str, seed: in
 def scenes(study: Study) -> str:
     """Fingerprint of scenes and tasks of the chains. Figures with the same one can be paired, chain by chain."""
     chosen = study.evaluation
-    return fingerprint({"seed": chosen.seed, "variants": chosen.variants, "env": study.shared_settings["env"]})
+    return fingerprint({"seed": chosen.seed, "variants": chosen.variants, "env": study.other_env})
 
 
 def chain_count(study: Study, evaluation: str) -> int:

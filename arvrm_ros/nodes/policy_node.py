@@ -53,8 +53,7 @@ class PolicyParameters(Parameters):
         3.0, "wait for retrieved clips before following without them; 0 does not wait", unit="s", low=0.0, high=60.0
     )
     rewords: bool = parameter(
-        True,
-        "follow an unfamiliar instruction in the nearest words of training or of the clips' captions",
+        True, "follow an unfamiliar instruction in the nearest words of training or of the clips' captions"
     )
     stale_grace: float = parameter(
         2.0, "silence of an input, beyond its limit, that fails the goal", unit="s", low=0.1, high=60.0

@@ -66,6 +66,19 @@ class SimulatedRobotNode(ManagedNode):
         return TaskStatus(header=header(now), task=judge.task, success=success, scene=state.to_json())
 
 
+def trajectory_points(message: JointTrajectory) -> list[TrajectoryPoint]:
+    """The points of a trajectory, as its controller takes them."""
+    return [
+        TrajectoryPoint(
+            np.array(point.positions),
+            np.array(point.velocities) if point.velocities else None,
+            to_seconds(point.time_from_start),
+            np.array(point.accelerations) if point.accelerations else None,
+        )
+        for point in message.points
+    ]
+
+
 class RobotControllers:
     """Follows the trajectories on the contract's two topics; any thread may sample them.
 
@@ -134,15 +147,7 @@ class RobotControllers:
         return arm, float(finger[0])
 
     def _on_trajectory(self, topic: str, controller: TrajectoryController, message: JointTrajectory) -> None:
-        points = [
-            TrajectoryPoint(
-                np.array(point.positions),
-                np.array(point.velocities) if point.velocities else None,
-                to_seconds(point.time_from_start),
-                np.array(point.accelerations) if point.accelerations else None,
-            )
-            for point in message.points
-        ]
+        points = trajectory_points(message)
         start = to_seconds(message.header.stamp) or None
         now = self._clock()
         try:

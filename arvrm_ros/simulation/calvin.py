@@ -54,9 +54,6 @@ STEPS_PER_SECOND = 30
 IN_CABINET, APART = 0.092, 0.11
 """Metres: y of blocks in the cabinet, as in CALVIN's evaluation, and from one block's middle to another's."""
 
-FINGERS_OPEN = 0.08
-"""Metres between the fingers."""
-
 
 class Modules(NamedTuple):
     """What is used of CALVIN's code."""
@@ -268,7 +265,7 @@ class Calvin:
     def _begin(self) -> None:
         self._steps = 0
         self._command = (self.joint_positions, 1.0)
-        self._judged: list[Callable[[], None]] = []
+        self._look: Callable[[], bool] = lambda: False
 
     def reset(self, seed: int, task: str | None = None, variant: str | None = None) -> None:
         """Begins anew; see the class. The arm begins where CALVIN has it, in collection up to a few centimetres off.
@@ -327,7 +324,7 @@ class Calvin:
     @property
     def gripper(self) -> float:
         """Measured opening in [0, 1]."""
-        return float(np.clip(self._joints(self._env.robot.gripper_joint_ids).sum() / FINGERS_OPEN, 0.0, 1.0))
+        return self.contract.gripper.opening(float(self._joints(self._env.robot.gripper_joint_ids).mean()))
 
     def _joints(self, indices: Sequence[int]) -> np.ndarray:
         robot = self._env.robot
@@ -353,8 +350,7 @@ class Calvin:
                 self._env.p.stepSimulation(physicsClientId=self._env.cid)
             self._env.scene.step()
             self._steps += 1
-            for judged in self._judged:
-                judged()
+            self._look()
 
     # What can be seen.
 
@@ -413,10 +409,13 @@ class Calvin:
 
     def points(self) -> np.ndarray:
         """(P, 3) metres, base frame: what of CALVIN's is like the things of ``scene.POINTS``. Privileged."""
-        drawer, door = self.part("drawer_link"), self.part("slide_link")
+
+        def front(part: np.ndarray) -> np.ndarray:
+            return np.array([part.mean(axis=0)[0], part[0, 1], part.mean(axis=0)[2]])
+
         places = {f"block_{color}": self.block(color)[0] for color in BLOCKS} | {
-            "handle": np.array([drawer.mean(axis=0)[0], drawer[0, 1], drawer.mean(axis=0)[2]]),
-            "knob": np.array([door.mean(axis=0)[0], door[0, 1], door.mean(axis=0)[2]]),
+            "handle": front(self.part("drawer_link")),
+            "knob": front(self.part("slide_link")),
             "button": self.part("button_link").mean(axis=0),
             "lever": self.part("switch_link").mean(axis=0),
             "led": self.part("led_link").mean(axis=0),
@@ -451,15 +450,17 @@ class Calvin:
     def judge(self, task: str) -> Callable[[], bool]:
         """A function that says whether a task was done in a step between now and its call. Privileged.
 
-        The tasks judged before are not any more.
+        The task judged before is not any more.
         """
-        start, done = self._env.get_info(), [False]
+        start, done = self._env.get_info(), False
 
-        def look() -> None:
-            done[0] = done[0] or bool(self._oracle.get_task_info_for_set(start, self._env.get_info(), {task}))
+        def look() -> bool:
+            nonlocal done
+            done = done or bool(self._oracle.get_task_info_for_set(start, self._env.get_info(), {task}))
+            return done
 
-        self._judged = [look]
-        return lambda: done[0]
+        self._look = look
+        return lambda: done
 
     def draw_chain(self, rng: np.random.Generator) -> tuple[str, ...]:
         """Five different tasks that can be done one after the other after a reset, by CALVIN's own rules.

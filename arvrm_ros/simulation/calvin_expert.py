@@ -72,10 +72,14 @@ class CalvinExpert(Expert):
         """The contract's end effector in the base frame, for a place of CALVIN's tool point."""
         return np.array([x, y, z]) - self.calvin.base + FINGERS
 
+    def _theirs(self, position: np.ndarray) -> np.ndarray:
+        """The other way round: CALVIN's tool point, for a place (3,) of the contract's end effector."""
+        return position + self.calvin.base - FINGERS
+
     @property
     def _at(self) -> np.ndarray:
         """(3,) where CALVIN's tool point is commanded to be."""
-        return self.position + self.calvin.base - FINGERS
+        return self._theirs(self.position)
 
     def _to(
         self,
@@ -89,9 +93,8 @@ class CalvinExpert(Expert):
         free: bool = False,
     ) -> Move:
         tolerance = 0.03 if free else 0.008
-        return Move(
-            self._ours(x, y, z), self.yaw if yaw is None else yaw, gripper, speed, rest, free, tolerance
-        )  # fmt: skip
+        yaw = self.yaw if yaw is None else yaw
+        return Move(self._ours(x, y, z), yaw, gripper, speed, rest, free, tolerance)
 
     def _plan(self) -> Iterator[Move]:
         kind, *words = self.task.split("_")
@@ -229,9 +232,9 @@ class CalvinExpert(Expert):
         yield self._to(x + rightwards * 0.14, y, TABLE + 0.002, 0.0, speed=0.25, rest=1)
         yield from self._up(0.0)
 
-    def _grasp(self, color: str, above: float = 0.12) -> Iterator[Move]:
+    def _grasp(self, color: str) -> Iterator[Move]:
         x, y, z, yaw = self._block(color)
-        yield from self._above(x, y, 1.0, yaw, z + above)
+        yield from self._above(x, y, 1.0, yaw, z + 0.12)
         yield self._to(x, y, z + 0.05, 1.0, yaw, 0.25)
         yield self._to(x, y, z, 1.0, yaw, 0.15, rest=1)
         yield self._to(x, y, z, 0.0, yaw, rest=4)
@@ -304,8 +307,8 @@ class CalvinExpert(Expert):
             return
         x, y, z, yaw = self._block(others[0])
         yield self._to(x, y, SAFE, 0.0, yaw, rest=2)
-        tool = self._measured()[0] - FINGERS + self.calvin.base
-        off = tool - np.array(self._block(held)[:3])  # how the block lies between the fingers
+        # How the block lies between the fingers.
+        off = self._theirs(self._measured()[0]) - np.array(self._block(held)[:3])
         over = z + 0.046 + float(np.clip(off[2], -0.02, 0.02))
         yield self._to(x + off[0], y + off[1], over + 0.03, 0.0, yaw, 0.2)
         yield self._to(x + off[0], y + off[1], over, 0.0, yaw, 0.1, rest=2)

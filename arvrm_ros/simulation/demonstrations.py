@@ -77,7 +77,7 @@ def record_episode(world: World, task: str, rng: np.random.Generator, seed: int 
             return None
         if disturbed and drift_steps == 0:
             expert.disturbed()
-        succeeded = succeeded or done()
+        succeeded = done()
         if expert.done or (succeeded and hurried):
             break
     if not succeeded:

@@ -100,7 +100,7 @@ def perform(
     """Lets the expert do a task, ``speed`` times as fast as real time; None when it did not succeed."""
     tabletop.reset(seed, task)
     period = round(speed / rate, 2)  # the servo works in steps of 10 ms
-    start, expert, servo = tabletop.state(), tabletop.expert(task, rng, period), PoseServo(tabletop, kinematics)
+    done, expert, servo = tabletop.judge(task), tabletop.expert(task, rng, period), PoseServo(tabletop, kinematics)
     succeeded = False
     records: list[tuple[np.ndarray, tuple[bool, bool], np.ndarray, float]] = []
     while not expert.done and len(records) < round(LONGEST * rate):
@@ -108,16 +108,15 @@ def perform(
             servo.move(*expert.act(), period)
         except MotionRefused:
             return None
-        state = tabletop.state()
         records.append(
             (
                 tabletop.data.qpos.copy(),
-                (state.led, state.bulb),
+                tabletop.lamps,
                 tabletop.end_effector()[0],
                 2 * tabletop.finger_position,
             )
         )
-        succeeded = succeeded or TASKS[task].succeeded(start, state)
+        succeeded = done()
     if not (succeeded and expert.done):
         return None
     # People do not all start from the same place.

@@ -18,7 +18,7 @@ from arvrm_ros.simulation import MOST_LAG, scene
 from arvrm_ros.simulation.chains import draw_chain
 from arvrm_ros.simulation.experts import Expert, TabletopExpert
 from arvrm_ros.simulation.scene import ROBOT, SceneState
-from arvrm_ros.simulation.tasks import TASKS
+from arvrm_ros.simulation.tasks import TASKS, Judge
 
 FINGER2 = "panda_finger_joint2"  # mirrors the contract's gripper joint
 TOUCH = 1e-3
@@ -343,8 +343,8 @@ class Tabletop:
 
     def judge(self, task: str) -> Callable[[], bool]:
         """A function that says whether a task was done between now and its call. Privileged."""
-        start = self.state()
-        return lambda: bool(TASKS[task].succeeded(start, self.state()))
+        judge = Judge(task, self.state())
+        return lambda: judge.look(self.state())
 
     def draw_chain(self, rng: np.random.Generator) -> tuple[str, ...]:
         """Five tasks that can be done one after the other from now on."""
