@@ -372,7 +372,9 @@ def test_an_arm_that_something_holds_gives_way(robot: Robot, graph: Graph, node:
     client = Goals(graph, ExecuteChunk, "/execute_chunk")
     wait_for(robot.rests, "the arm to rest")
     robot.held = robot.state()[0]
-    inwards = -0.25 * np.sign(robot.pose()[0][1])
+    # 0.19 rad in all: beyond the obstruction's limit for half a second, and never beyond the tracking error's, however
+    # late a busy machine brings the joint states.
+    inwards = -0.1 * np.sign(robot.pose()[0][1])
     try:
         goal = client.send(ExecuteChunk.Goal(chunk=robot.message(robot.chunk((0.0, inwards, 0.0)))))
         status, code, message = goal.outcome()
@@ -381,7 +383,7 @@ def test_an_arm_that_something_holds_gives_way(robot: Robot, graph: Graph, node:
         wait_for(lambda: np.abs(robot.state()[0] - robot.held).max() < 0.01, "the controller to be asked for no more")
     finally:
         robot.held = None
-    robot.wait_until_it_follows_again((0.0, inwards / 3, 0.0))
+    robot.wait_until_it_follows_again((0.0, inwards, 0.0))
     robot.wait_status(ExecutorState.HOLDING)
     assert_smooth(robot.commands, robot)
 
