@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CHAIN_STEPS, EPISODE_STEPS = 360, 120
 CHAIN_OPTIONS = ("rows", "videos", "plot")
+TABLETOP_OPTIONS = ("seed", "variants", "held_out")  # CALVIN's chains, table and sentences are its own
+SEED = 1000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--episodes", type=int, default=50, help="single tasks, over all tasks and variants in turn")
     what.add_argument("--chains", type=int, help="chains of five instructions without a reset, as in CALVIN")
     parser.add_argument("--tasks", metavar="ID,...", help="single tasks: these alone; all if not given")
-    parser.add_argument("--seed", type=int, default=1000, help="of the scenes; collection never uses the same ones")
+    parser.add_argument("--seed", type=int, help=f"of the scenes, never those of collection (default: {SEED})")
     parser.add_argument("--checkpoint", default="", help="folder or shipped name; the shipped default if empty")
     parser.add_argument("--database", default="", help="human-motion database; the shipped one if empty")
     parser.add_argument(
@@ -74,17 +76,26 @@ def run(args: argparse.Namespace) -> int:
     database = args.database or str(resource("checkpoints", "human_motions.lance"))
     options = EvaluationOptions(args.checkpoint, database, args.retrieval, steps, not args.own_words, args.env)
     contract = load_contract(args.robot or WORLDS[args.env])
+    if args.env != TABLETOP and (given := _given(args, TABLETOP_OPTIONS)):
+        raise ArvrmError(f"CALVIN's evaluation has its own scenes, table and sentences: leave out {given}")
+    args.seed = SEED if args.seed is None else args.seed
     if args.chains is not None:
         if args.tasks:
             raise ArvrmError("--tasks is about single tasks: leave out --chains")
         _run_chains(args, contract, options)
         return 0
-    if given := [f"--{name}" for name in CHAIN_OPTIONS if getattr(args, name) is not None]:
-        raise ArvrmError(f"{', '.join(given)} need --chains")
+    if given := _given(args, CHAIN_OPTIONS):
+        raise ArvrmError(f"{given} need --chains")
     if args.env != TABLETOP:
         raise ArvrmError("CALVIN's evaluation is one of chains: give --chains, 1000 for all of them")
     _run_episodes(args, contract, options)
     return 0
+
+
+def _given(args: argparse.Namespace, names: tuple[str, ...]) -> str:
+    """Those of the options that were given, as they are written."""
+    given = [name for name in names if getattr(args, name) not in (None, False)]
+    return ", ".join("--" + name.replace("_", "-") for name in given)
 
 
 def _run_episodes(args: argparse.Namespace, contract: RobotContract, options: EvaluationOptions) -> None:
@@ -115,11 +126,11 @@ def _run_chains(args: argparse.Namespace, contract: RobotContract, options: Eval
     from arvrm_ros.policies import checkpoint_folder, read_header
 
     read_header(checkpoint_folder(options.checkpoint))  # before the chains are drawn, which takes a while
-    variants = args.variants or "D"
     if args.env == TABLETOP:
-        chains = draw_chains(contract, args.chains, args.seed, variants, args.held_out, args.workers)
+        drawn = {"seed": args.seed, "variants": args.variants or "D", "held_out": args.held_out}
+        chains = draw_chains(contract, args.chains, **drawn, workers=args.workers)
     else:
-        chains = official_chains(args.chains)
+        drawn, chains = {}, official_chains(args.chains)
     outcomes = evaluate_chains(contract, options, chains, args.workers, args.rows, args.videos)
     summary = summarise(outcomes)
     _print_kinds(summary["kinds"], "tried")
@@ -130,9 +141,9 @@ def _run_chains(args: argparse.Namespace, contract: RobotContract, options: Eval
     if summary["failed_tasks"]:
         print("chains ended at: " + ", ".join(f"{task} {count}" for task, count in summary["failed_tasks"].items()))
     if args.json:
-        settings = {"seed": args.seed, "variants": variants, "held_out": args.held_out, "robot": contract.name}
         rows = [asdict(outcome) for outcome in outcomes]
-        write_json(args.json, {"options": asdict(options) | settings, **summary, "outcomes": rows})
+        settings = asdict(options) | drawn | {"robot": contract.name}
+        write_json(args.json, {"options": settings, **summary, "outcomes": rows})
     if args.plot:
         plot_success(args.plot, summary, f"{summary['chains']} chains, average length {summary['average_length']:.2f}")
 
