@@ -13,7 +13,7 @@ import torch
 from learning_data import TINY, human_clip
 
 from arvrm_ros.data.types import Observation, RetrievedMotion
-from arvrm_ros.errors import CheckpointError
+from arvrm_ros.errors import ArvrmError, CheckpointError
 from arvrm_ros.motion.safety import within_reach
 from arvrm_ros.perception.image_encoder import ImageEncoder
 from arvrm_ros.perception.text_encoder import TextEncoder
@@ -244,6 +244,20 @@ def test_parts_can_be_switched_off(contract, encoders, switch):
     policy.set_retrieved(retrieved(2))
     assert policy.analogy_map is None
     assert policy.predict_chunk(observation(contract, 0)).positions.shape == (TINY.chunk, 3)
+
+
+def test_the_state_has_a_way_of_its_own_to_the_action_head_of_a_policy_without_retrieval():
+    torch.manual_seed(0)
+    config = dataclasses.replace(TINY, retrieval=False, analogy=False)
+    seen = ArvrmModel(config).see(torch.zeros(1, 3, 2, TINY.image_tokens, TINY.image_width))
+    text, state = torch.zeros(1, 384), torch.randn(1, 3, 7)
+    for direct in (False, True):
+        model = ArvrmModel(dataclasses.replace(config, direct_state=direct)).eval()
+        torch.nn.init.zeros_(model.state_pool[2].weight)  # the way through the transformer
+        moved = [model(text, seen, values, None)[0] for values in (state, state + 1)]
+        assert torch.equal(*moved) is not direct
+    with pytest.raises(ArvrmError, match="the map brings the state anyway"):
+        dataclasses.replace(TINY, direct_state=True)
 
 
 def test_relative_actions_and_targets_are_inverse():

@@ -15,7 +15,7 @@ from study_stand_ins import FAKE, evaluation_killed_once, pretraining_fails
 from arvrm_ros.cli import main
 from arvrm_ros.evaluation import chains
 from arvrm_ros.evaluation.study import StudyError, expand, load_study, planned, study_from_dict
-from arvrm_ros.evaluation.study_report import Figures, Report, contrast, interval, share
+from arvrm_ros.evaluation.study_report import QUESTIONS, Figures, Report, contrast, interval, share
 from arvrm_ros.evaluation.study_runner import Results, remaining, run_job, run_study
 from arvrm_ros.resources import resource
 
@@ -78,8 +78,8 @@ def test_the_studies_that_ship_are_valid_and_answer_every_question(name, tmp_pat
     study = load_study(name)
     assert planned(study)
     if name == "tabletop":
-        Report(study, tmp_path / "results.md", "test").write(Results(tmp_path / "results.json"))
-        assert "not in this study" not in (tmp_path / "results.md").read_text()
+        report = Report(study, tmp_path / "results.md", "test")
+        assert [report._planned_part(question) for question in QUESTIONS] == list(QUESTIONS)
         assert len(study.seeds) >= 3
 
 
@@ -369,8 +369,9 @@ def test_the_report_says_what_is_missing_and_keeps_the_notes(tmp_path):
     empty = path.read_text()
     assert "Written by `arvrm ablate tiny`" in empty
     assert "0 of 8 evaluations are done" in empty
-    assert "| none, 10 % data | | | | | | not run yet | |  |" in empty
-    assert "| GR-1, full data | | | | | | not in this study | | 4.21 (.949 .896 .844 .789 .731) |" in empty
+    assert "| none, little data | | | | | | not run yet | |  |" in empty
+    assert "| GR-1, " not in empty, "the study does not plan it"
+    assert [line[4] for line in empty.splitlines() if line.startswith("## (")] == ["a", "f"]
     assert not list(tmp_path.rglob("*.png"))
 
     kept = "\n\nWhat was tried: more clips. It helped | a little.\n\n"
@@ -381,11 +382,11 @@ def test_the_report_says_what_is_missing_and_keeps_the_notes(tmp_path):
     text = path.read_text()
     assert begin + kept + end in text
     assert "8 of 8 evaluations are done" in text
-    assert "| AR-VRM against none, 10 % data | +" in text
+    assert "| AR-VRM against none, little data | +" in text
     assert "| higher | 2 × 25 |" in text
     assert "| arvrm_small | model_px | 30.5 (30–31) |" in text
-    assert "| retrieved against random clips when acting, 10 % data |" in text
-    assert {p.name for p in path.parent.joinpath("images").iterdir()} == {f"{path.stem}_{q}.png" for q in "abcdef"}
+    assert "| retrieved against random clips when acting, little data |" in text
+    assert {p.name for p in path.parent.joinpath("images").iterdir()} == {f"{path.stem}_{q}.png" for q in "af"}
     pictures = [p.read_bytes() for p in sorted(path.parent.rglob("*.png"))]
     Report(study, path, "arvrm ablate tiny").write(results)
     assert path.read_text() == text
@@ -404,7 +405,7 @@ def test_arms_of_ones_own_get_a_table_against_the_full_model(tmp_path):
     Report(study, tmp_path / "results.md", "arvrm ablate tiny").write(results)
     text = (tmp_path / "results.md").read_text()
     assert "Other settings, with what they change: `sharper` alpha: 0.2." in text
-    assert "| sharper, 10 % data, ABCD, seen against AR-VRM | -" in text
+    assert "| sharper, little data, ABCD, seen against AR-VRM | -" in text
 
 
 def test_a_page_written_by_hand_is_not_overwritten(tmp_path):

@@ -28,7 +28,9 @@ from arvrm_ros.simulation.world import TABLETOP, WORLDS
 FULL, SMALL = "full", "small"
 PRETRAINING = "pretraining"
 ENCODER_FILE = "image_encoder.safetensors"
-STAGE_2_ONLY = ("retrieved", "alpha", "beta", "replay", "pretrained_rate", "retrieval", "analogy", "conditional")
+STAGE_2_ONLY = (
+    "retrieved", "alpha", "beta", "replay", "pretrained_rate", "retrieval", "analogy", "conditional", "direct_state",
+)  # fmt: skip
 """Fields of the policy's configuration that pretraining does not read; arms that differ in them alone share one."""
 
 

@@ -10,6 +10,7 @@ is hard for every seed for that many independent ones, and give intervals that a
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 from collections.abc import Sequence
@@ -216,7 +217,7 @@ ARVRM_UNSEEN = Paper(2.33, (0.802, 0.575, 0.430, 0.313, 0.209))
 GR1_ABC = Paper(3.06, (0.854, 0.712, 0.596, 0.497, 0.401))
 ARVRM_ABC = Paper(3.29, (0.901, 0.759, 0.642, 0.531, 0.461))
 
-AMOUNTS = ((SMALL, "10 % data"), (FULL, "full data"))
+AMOUNTS = ((SMALL, "little data"), (FULL, "full data"))
 
 
 def _with_both(rows: int, *pairs: tuple[str, int, int]) -> tuple[Comparison, ...]:
@@ -238,7 +239,7 @@ QUESTIONS = (
         "Does each part add?",
         "Nothing, then the parts one after the other. The paper's ablation is on the full data.",
         (
-            *(Row(f"{label}, 10 % data", arm, SMALL) for label, arm in zip(PART_LABELS, PARTS, strict=True)),
+            *(Row(f"{label}, little data", arm, SMALL) for label, arm in zip(PART_LABELS, PARTS, strict=True)),
             *(
                 Row(f"{label}, full data", arm, paper=paper)
                 for label, arm, paper in zip(PART_LABELS, PARTS, PAPER_PARTS, strict=True)
@@ -256,30 +257,40 @@ QUESTIONS = (
     Question(
         "b",
         "Is AR-VRM better than GR-1's recipe?",
-        "The same backbone, data and number of steps; GR-1's recipe predicts future images and knows no keypoints.",
+        "The same backbone, data and number of steps; GR-1's recipe predicts future images and knows no keypoints. "
+        "With the map, the robot's state also goes straight to AR-VRM's action head; GR-1's can be given that way as "
+        "well. The paper's little data is 10 % of CALVIN's.",
         (
-            Row("GR-1, 10 % data", "gr1", SMALL, paper=GR1_SMALL),
-            Row("AR-VRM, 10 % data", "full", SMALL, paper=ARVRM_SMALL),
+            Row("GR-1, little data", "gr1", SMALL, paper=GR1_SMALL),
+            Row("GR-1 with the state's direct way, little data", "gr1_direct_state", SMALL),
+            Row("AR-VRM, little data", "full", SMALL, paper=ARVRM_SMALL),
             Row("GR-1, full data", "gr1", paper=GR1_FULL),
+            Row("GR-1 with the state's direct way, full data", "gr1_direct_state"),
             Row("AR-VRM, full data", "full", paper=ARVRM_FULL),
         ),
-        _with_both(2, ("AR-VRM against GR-1", 1, 0)),
+        _with_both(
+            3,
+            ("AR-VRM against GR-1", 2, 0),
+            ("AR-VRM against GR-1 with the state's direct way", 2, 1),
+            ("the state's direct way adds to GR-1", 1, 0),
+        ),
+        answers=2,
     ),
     Question(
         "c",
         "Do the parts add most when robot data is scarce?",
         "A gain is AR-VRM's average length minus the other's; the comparisons are of gains.",
         (
-            Row("none, 10 % data", "none", SMALL),
-            Row("GR-1, 10 % data", "gr1", SMALL, paper=GR1_SMALL),
-            Row("AR-VRM, 10 % data", "full", SMALL, paper=ARVRM_SMALL),
+            Row("none, little data", "none", SMALL),
+            Row("GR-1, little data", "gr1", SMALL, paper=GR1_SMALL),
+            Row("AR-VRM, little data", "full", SMALL, paper=ARVRM_SMALL),
             Row("none, full data", "none", paper=Paper(3.00)),
             Row("GR-1, full data", "gr1", paper=GR1_FULL),
             Row("AR-VRM, full data", "full", paper=ARVRM_FULL),
         ),
         (
-            Comparison("AR-VRM's gain over none, 10 % minus full data", (2, 3), (0, 5)),
-            Comparison("AR-VRM's gain over GR-1, 10 % minus full data", (2, 4), (1, 5)),
+            Comparison("AR-VRM's gain over none, little minus full data", (2, 3), (0, 5)),
+            Comparison("AR-VRM's gain over GR-1, little minus full data", (2, 4), (1, 5)),
         ),
     ),
     Question(
@@ -288,10 +299,10 @@ QUESTIONS = (
         "The same scenes and tasks, asked for in paraphrases that training never saw. AR-VRM reads them in the words "
         "of the best clip's caption (not in the paper; without it: (f)). The paper's figures are of full data.",
         (
-            Row("none, 10 % data", "none", SMALL, evaluation="held_out"),
-            Row("GR-1, 10 % data", "gr1", SMALL, evaluation="held_out"),
-            Row("AR-VRM, 10 % data", "full", SMALL, evaluation="held_out"),
-            Row("AR-VRM, 10 % data, seen wordings", "full", SMALL, paper=ARVRM_SMALL),
+            Row("none, little data", "none", SMALL, evaluation="held_out"),
+            Row("GR-1, little data", "gr1", SMALL, evaluation="held_out"),
+            Row("AR-VRM, little data", "full", SMALL, evaluation="held_out"),
+            Row("AR-VRM, little data, seen wordings", "full", SMALL, paper=ARVRM_SMALL),
             Row("none, full data", "none", evaluation="held_out"),
             Row("GR-1, full data", "gr1", evaluation="held_out", paper=GR1_UNSEEN),
             Row("AR-VRM, full data", "full", evaluation="held_out", paper=ARVRM_UNSEEN),
@@ -370,7 +381,7 @@ ASKED = tuple(dict.fromkeys(row.arm for question in QUESTIONS for row in questio
 
 def other_arms(study: Study) -> Question | None:
     """A table of the arms the questions do not know, each against AR-VRM: what was tried."""
-    names = {FULL: "full data", SMALL: "10 % data"}
+    names = {FULL: "full data", SMALL: "little data"}
     rows: list[Row] = []
     comparisons: list[Comparison] = []
     for data in (SMALL, FULL):
@@ -394,7 +405,7 @@ def other_arms(study: Study) -> Question | None:
     text = "Other settings, with what they change: " + "; ".join(
         f"`{arm}` {_changes(study, arm)}" for arm in dict.fromkeys(row.arm for row in rows) if arm not in ASKED
     )
-    return Question("g", "What else was tried", f"{text}.", tuple(rows), tuple(comparisons))
+    return Question("g", "What else was tried", f"{text}.", tuple(rows), tuple(comparisons), answers=0)
 
 
 def _changes(study: Study, name: str) -> str:
@@ -434,10 +445,13 @@ class Report:
         """Writes what the results show."""
         rows = results.matching(self._cells)
         self._made.clear()
-        questions = [*QUESTIONS, *([other] if (other := other_arms(self._study)) else [])]
-        lines = [*self._head(results, rows), *self._in_short(rows)]
+        asked = [*QUESTIONS, *([other] if (other := other_arms(self._study)) else [])]
+        questions = [part for question in asked if (part := self._planned_part(question)).comparisons]
+        lines = [*self._head(results, rows), *self._in_short(questions, rows)]
         for question in questions:
             lines += self._section(question, rows)
+        for letter in {question.letter for question in asked} - {question.letter for question in questions}:
+            self._image(letter).unlink(missing_ok=True)
         lines += [*_pretraining(rows), *self._cost(rows), "## Notes", "", NOTES[0] + self._notes() + NOTES[1]]
         write_text(self._path, "\n".join(lines) + "\n")
 
@@ -473,7 +487,8 @@ class Report:
             + f". Seeds of training: {', '.join(map(str, study.seeds))}. Chains per seed and evaluation: "
             f"{' or '.join(map(str, chains))}, the same ones for all, of five instructions with up to "
             f"{chosen.max_steps} control steps each (0.1 s), on look {chosen.variants}. Full data: {data.episodes} "
-            f"robot episodes; 10 %: {data.small_episodes}; human clips: {data.clips}.",
+            f"robot episodes; little: {data.small_episodes} ({data.small_episodes / data.episodes:.0%}); human clips: "
+            f"{data.clips}.",
             "",
             "What the arms of (a) to (f) change in the small policies: "
             + "; ".join(f"`{name}` {_changes(study, name)}" for name in ASKED if name in study.arms)
@@ -487,16 +502,35 @@ class Report:
             "",
         ]
 
-    def _in_short(self, rows: dict[Cell, Any]) -> list[str]:
+    def _planned_part(self, question: Question) -> Question:
+        """Without the rows that the study does not plan, and the comparisons with them."""
+        kept = [place for place, row in enumerate(question.rows) if self._cells.keys() & set(self._cells_of(row))]
+        now = {place: index for index, place in enumerate(kept)}
+        comparisons = [
+            (number, Comparison(c.label, tuple(now[p] for p in c.plus), tuple(now[p] for p in c.minus)))
+            for number, c in enumerate(question.comparisons)
+            if now.keys() >= {*c.plus, *c.minus}
+        ]
+        return dataclasses.replace(
+            question,
+            rows=tuple(question.rows[place] for place in kept),
+            comparisons=tuple(comparison for _, comparison in comparisons),
+            answers=sum(number < question.answers for number, _ in comparisons),
+        )
+
+    def _image(self, letter: str) -> Path:
+        return self._path.parent / "images" / f"{self._path.stem}_{letter}.png"
+
+    def _in_short(self, questions: list[Question], rows: dict[Cell, Any]) -> list[str]:
         lines = ["## In short", "", "| | difference in average length | |", "|---|---|---|"]
-        for question in QUESTIONS:
+        for question in questions:
             for comparison in question.comparisons[: question.answers]:
                 lines.append(f"| ({question.letter}) {' | '.join(self._compared(question, comparison, rows)[:3])} |")
         return [*lines, ""]
 
     def _section(self, question: Question, rows: dict[Cell, Any]) -> list[str]:
         lines = [f"## ({question.letter}) {question.title}", "", question.text, ""]
-        image = self._path.parent / "images" / f"{self._path.stem}_{question.letter}.png"
+        image = self._image(question.letter)
         figures = [self._figures(row, rows) for row in question.rows]
         if any(figures):
             _plot(image, question, figures)
@@ -531,8 +565,7 @@ class Report:
         if row.paper:
             paper = f"{row.paper.length:.2f}" + (f" ({_fractions(row.paper.success)})" if row.paper.success else "")
         if figures is None:
-            missing = "not run yet" if any(cell in self._cells for cell in self._cells_of(row)) else "not in this study"
-            return f"| {row.label} | | | | | | {missing} | | {paper} |"
+            return f"| {row.label} | | | | | | not run yet | | {paper} |"
         success = " | ".join(f"{_fraction(e.value)} ({_fraction(e.low)}–{_fraction(e.high)})" for e in figures.success)
         length = f"**{figures.length.value:.2f}** ({figures.length.low:.2f}–{figures.length.high:.2f})"
         seeds = f"{len(figures.by_seed)} of {len(self._study.seeds)}"
@@ -548,12 +581,7 @@ class Report:
         if len(there) == len(plus) + len(minus):
             difference = contrast([f for f in plus if f], [f for f in minus if f])
         if difference is None:
-            return [
-                comparison.label,
-                "",
-                "not run yet" if self._is_planned(question, comparison) else "not planned",
-                "",
-            ]
+            return [comparison.label, "", "not run yet", ""]
         e = difference.estimate
         return [
             comparison.label,
@@ -561,10 +589,6 @@ class Report:
             difference.verdict,
             f"{difference.seeds} × {difference.chains}",
         ]
-
-    def _is_planned(self, question: Question, comparison: Comparison) -> bool:
-        places = (*comparison.plus, *comparison.minus)
-        return all(any(cell in self._cells for cell in self._cells_of(question.rows[place])) for place in places)
 
     def _cost(self, rows: dict[Cell, Any]) -> list[str]:
         lines = [

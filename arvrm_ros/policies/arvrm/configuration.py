@@ -36,6 +36,8 @@ class ArvrmConfig:
         retrieval: whether retrieved clips are read.
         analogy: whether they reach the action head through the map m; without it their averaged features do.
         conditional: whether the map depends on instruction and scene, m(l, o); the paper's is global.
+        direct_state: without retrieval: whether the robot's state also goes straight to the action head, where the map
+            would bring it with the clips.
         image_encoder: "small", or a timm model such as "timm:vit_base_patch16_224.mae".
         text_encoder: "minilm", or an open_clip model such as "open_clip:ViT-B-32/openai".
         image_tokens, image_width: I tokens per image and their width, as the image encoder gives them.
@@ -65,6 +67,7 @@ class ArvrmConfig:
     retrieval: bool = True
     analogy: bool = True
     conditional: bool = False
+    direct_state: bool = False
     image_encoder: str = "small"
     text_encoder: str = "minilm"
     image_tokens: int = 10
@@ -82,6 +85,8 @@ class ArvrmConfig:
             raise ArvrmError("objective 'images' has no keypoints to retrieve: set retrieval to false")
         if self.conditional and not (self.retrieval and self.analogy):
             raise ArvrmError("a conditional map needs retrieval and analogy")
+        if self.direct_state and self.retrieval:
+            raise ArvrmError("direct_state is for policies without retrieval: the map brings the state anyway")
 
 
 def load_config(name_or_path: str | Path, **changes: Any) -> ArvrmConfig:

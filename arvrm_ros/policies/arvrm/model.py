@@ -295,7 +295,9 @@ class ArvrmModel(Backbone):
                 self.map_left = nn.Parameter(torch.zeros(S, MAP_RANK))
                 self.map_right = nn.Parameter(torch.randn(MAP_RANK, K) / K**0.5)
             self.hint = nn.Sequential(nn.LayerNorm(rows * d), nn.Linear(rows * d, d), nn.GELU())
-        inputs = (1 + config.fold + config.retrieval) * d
+        elif config.direct_state:
+            self.hint = nn.Sequential(nn.LayerNorm(S * d), nn.Linear(S * d, d), nn.GELU())
+        inputs = (1 + config.fold + (config.retrieval or config.direct_state)) * d
         self.action_head = nn.Sequential(
             nn.Linear(inputs, 3 * d), nn.GELU(), nn.Linear(3 * d, 2 * d), nn.GELU(),
             nn.Linear(2 * d, config.chunk * ACTION + 1),
@@ -351,6 +353,8 @@ class ArvrmModel(Backbone):
         if self.config.retrieval:
             hint, extra = self._hint(asked, f_s[:, -out.shape[1] :], retrieved)
             parts.append(hint)
+        elif self.config.direct_state:
+            parts.append(self.hint(f_s[:, -out.shape[1] :].flatten(2)))
         if future is not None:
             extra = self._image_errors(out[:, :, None] + self.camera[:-1], *future)
         raw = self.action_head(torch.cat(parts, -1))  # (B, T, N 7 + 1)
