@@ -16,6 +16,9 @@ import yaml
 from arvrm_ros.errors import ContractError
 from arvrm_ros.resources import resource
 
+LEVER = 0.2
+"""Metres, about the length of a hand with what it holds: a rotation counts as what it moves a point that far away."""
+
 
 @dataclass(frozen=True)
 class Camera:
@@ -100,11 +103,14 @@ class Clamp:
         workspace: metres outside the workspace box.
         step: metres between two steps beyond ``max_step`` or what ``cartesian_velocity`` allows in a step's time.
         keep_out: metres by which all steps may be moved together so that the arm stays out of a keep-out box.
+        reach: metres from a step that the joints do not reach to where they come nearest to it; the distance and what
+            the rotation moves a point :data:`LEVER` metres away, as the root of both squares.
     """
 
     workspace: float = 0.0
     step: float = 0.0
     keep_out: float = 0.0
+    reach: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -114,8 +120,9 @@ class Limits:
     Attributes:
         keep_out: boxes by name, such as the table, the floor, a wall.
         self_clearance: metres between links that a joint does not join; the links' shapes are the URDF's.
-        max_drift: a policy's deltas are added to the commanded pose, or to the one towards it that is so many metres
-            from the measured pose. With 0, also where a checkpoint says nothing, they are added to the measured pose.
+        max_drift: a policy's deltas are added to the commanded pose, or to the one towards it that is so many metres,
+            also of a point :data:`LEVER` metres away that the rotation moves, from the measured pose. With 0, also
+            where a checkpoint says nothing, they are added to the measured pose.
         gripper_effort: newtons the gripper closes with where its controller can be told; 0 leaves it to the controller.
         clamp: what is cut to a limit instead of refused; nothing by default.
     """
@@ -198,6 +205,7 @@ class RobotContract:
             "clamp.workspace",
             "clamp.step",
             "clamp.keep_out",
+            "clamp.reach",
         ]
         not_negative += [f"keep_out.{name}.clearance" for name in limits.keep_out]
         for key in (f"limits.{key}" for key in not_negative):

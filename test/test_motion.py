@@ -131,6 +131,36 @@ class TestKinematics:
             Kinematics(contract).inverse(np.array([1.5, 0, 0.3]), np.array([1.0, 0, 0, 0]), np.array(contract.home))
         assert caught.value.code is ExecutionCode.JOINT_LIMIT
 
+    def test_a_pose_that_is_out_of_reach_is_missed_by_the_least(self, contract: RobotContract) -> None:
+        """Beyond a stretched arm, and beyond what joint limits allow: nothing that was drawn comes nearer."""
+        low, high = np.array(contract.limits.position_min), np.array(contract.limits.position_max)
+        kinematics, rng = Kinematics(contract), np.random.default_rng(5)
+        for trial in range(40):
+            edge = np.array(contract.home)
+            if trial % 2:
+                edge[3] = high[3]  # stretched as far as joint 4 lets it
+            else:
+                edge = np.where(rng.random(7) < 0.3, np.where(rng.random(7) < 0.5, low, high), edge)
+            position, quaternion = kinematics.forward(edge)
+            target = position + rng.uniform(-0.004, 0.004, 3)
+            seed = np.clip(edge + rng.uniform(-0.05, 0.05, 7), low, high)
+            # The edge itself is nearer than that.
+            found = kinematics.inverse(target, quaternion, seed, miss=0.007)
+            assert np.all((low <= found) & (found <= high))
+            missed = kinematics.missed(target, quaternion, found)
+            near = np.clip(found + rng.normal(0, 0.002, (200, 7)), low, high)
+            assert missed < min(kinematics.missed(target, quaternion, q) for q in near) + 1e-5
+
+    def test_a_pose_farther_out_of_reach_than_allowed_is_refused(self, contract: RobotContract) -> None:
+        kinematics, home = Kinematics(contract), np.array(contract.home)
+        pose = np.array([0.77, 0.0, 0.4]), kinematics.forward(home)[1]
+        missed = kinematics.missed(*pose, kinematics.inverse(*pose, home, miss=0.02))
+        assert 0.002 < missed < 0.02
+        assert kinematics.missed(*pose, kinematics.inverse(*pose, home, miss=1.01 * missed)) == pytest.approx(missed)
+        for miss in (0.9 * missed, 0.0):
+            with pytest.raises(MotionRefused, match="no joint solution"):
+                kinematics.inverse(*pose, home, miss=miss)
+
     def test_a_joint_that_the_urdf_lacks_is_named(self, contract: RobotContract) -> None:
         other = replace(contract, joints=(*contract.joints[:-1], "wrist_9"))
         with pytest.raises(ContractError, match="wrist_9"):

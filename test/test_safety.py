@@ -64,7 +64,7 @@ def contracts(draw: st.DrawFn) -> RobotContract:
         cartesian_velocity=draw(st.floats(0.15, 0.6)),
         workspace_max=tuple(np.array(limits.workspace_max) - [draw(st.floats(0, 0.2)), 0.1, 0.1]),
         keep_out=limits.keep_out | {"box": box},
-        clamp=Clamp(*(draw(st.sampled_from([0.0, 0.02])) for _ in range(3))),
+        clamp=Clamp(*(draw(st.sampled_from([0.0, 0.02])) for _ in range(4))),
     )
 
 
@@ -444,6 +444,26 @@ class TestClamping:
             with pytest.raises(MotionRefused, match=r"limits\.keep_out\.shelf\.clearance is 0\.005 m") as caught:
                 executor.accept(chunk, 0.0)
             assert caught.value.code is ExecutionCode.OUT_OF_WORKSPACE
+
+    def test_steps_a_little_out_of_reach_are_followed_as_near_as_the_arm_comes(self, contract: RobotContract) -> None:
+        home = np.array(contract.home)
+        near = limited(contract, position_min=tuple(home - 0.15), position_max=tuple(home + 0.15))
+        chunk = line(contract, (0.06, 0, 0))  # at a step or two of the ten some joint comes to its limit
+        executor = ChunkExecutor(near)
+        executor.reset(home, 1.0, 0.0)
+        with pytest.raises(MotionRefused, match="no joint solution") as caught:
+            executor.accept(chunk, 0.0)
+        assert caught.value.code is ExecutionCode.JOINT_LIMIT
+        allowed = replace(near, limits=replace(near.limits, clamp=Clamp(reach=0.02)))
+        executor = ChunkExecutor(allowed)
+        executor.reset(home, 1.0, 0.0)
+        executor.accept(chunk, 0.0)
+        beyond = re.fullmatch(r"a step was (0\.0\d+) m out of the arm's reach", executor.clamped)
+        assert beyond
+        commands = follow(executor, 0.0, 2.5)
+        Judge(allowed).check(commands)
+        missed = executor.kinematics.missed(chunk.positions[-1], chunk.quaternions[-1], commands[-1].positions)
+        assert missed == pytest.approx(float(beyond[1]), abs=2e-4)
 
 
 class TestPressing:

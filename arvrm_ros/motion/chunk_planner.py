@@ -58,15 +58,16 @@ class ChunkPlanner:
         moved, box = np.zeros(3), ""
         for _ in range(MOVES):
             there = replace(chunk, positions=chunk.positions + moved)
-            path, visited = self._path(there, start, base)
+            path, visited, missed = self._path(there, start, base)
             if (found := self._check.too_close(visited)) is None:
                 how_far = f"all steps were moved {np.linalg.norm(moved):.4f} m out of {box}" if box else ""
-                return path, "; ".join(filter(None, (cut, how_far)))
+                beyond = f"a step was {missed:.4f} m out of the arm's reach" if missed else ""
+                return path, "; ".join(filter(None, (cut, beyond, how_far)))
             moved, box = safety.moved_out(moved, found, self._contract), found.other
         raise MotionRefused(ExecutionCode.OUT_OF_WORKSPACE, str(found))
 
-    def _path(self, chunk: ActionChunk, start: float, base: JointPath) -> tuple[JointPath, np.ndarray]:
-        """As :meth:`solve`, whatever is near, and where the path and its brakes bring the joints."""
+    def _path(self, chunk: ActionChunk, start: float, base: JointPath) -> tuple[JointPath, np.ndarray, float]:
+        """As :meth:`solve`, whatever is near; where path and brakes bring the joints; metres that are out of reach."""
         commanded = self._kinematics.forward(base.at(start)[0][:-1])[0]
         safety.check_steps(chunk, chunks.first_step_ahead(chunk, start), commanded, self._contract)
         try:
@@ -76,13 +77,13 @@ class ChunkPlanner:
                 raise
             return self._way_to(chunks.solve_patiently(chunk, start, base, self._kinematics), base, start)
 
-    def _way_to(self, motion: ChunkMotion, base: JointPath, start: float) -> tuple[JointPath, np.ndarray]:
-        """The path that leaves ``base`` to join a motion, and where it and its brakes bring the joints."""
+    def _way_to(self, motion: ChunkMotion, base: JointPath, start: float) -> tuple[JointPath, np.ndarray, float]:
+        """The path that leaves ``base`` to join a motion, as :meth:`_path`."""
         seconds = self._settings.blend
         for attempt in range(ATTEMPTS):
             path = chunks.merge(base, motion, start, seconds, self._settings.newest_weight)
             try:
-                return path, self._check.limits(*path.ahead(start))
+                return path, self._check.limits(*path.ahead(start)), motion.missed
             except MotionRefused as refusal:
                 refused = refusal
             # To slow all of the motion so much would do; the way alone has to be longer by no less.

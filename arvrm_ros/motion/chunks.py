@@ -12,7 +12,7 @@ Motion is kept as arrays (3, T, n + 1): values, their rates per second, and thei
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.interpolate import BSpline
@@ -29,6 +29,7 @@ HOME_PULL = 0.02  # per step: the redundancy drifts home with a time constant of
 HISTORY = 1.0  # s of the past that a path remembers, so that a late chunk finds where the arm was at its observation
 PLANNED_SHARE = 0.9  # of the limits that a chunk takes by itself; the rest is for the way into it
 RETIMINGS = 4  # of single segments, before all of a chunk is slowed
+MISSED = 5e-5  # m from which a step counts as out of reach; what inverse kinematics leaves is less
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,10 +135,12 @@ class ChunkMotion:
     Attributes:
         spline: cubic B-spline of (n,) joints; its control points are the steps.
         openings: (M,) of the gripper at the spline's inner knots.
+        missed: metres by which the farthest step is out of the arm's reach, which ``limits.clamp.reach`` allows.
     """
 
     spline: BSpline
     openings: np.ndarray
+    missed: float = 0.0
 
     @property
     def start(self) -> float:
@@ -153,7 +156,7 @@ class ChunkMotion:
         """The same motion, its segments (K,), one between each two inner knots, so many times longer."""
         inner = self.spline.t[DEGREE:-DEGREE]
         times = inner[0] + np.concatenate([[0.0], np.cumsum(np.diff(inner) * longer)])
-        return ChunkMotion(BSpline(_padded(times), self.spline.c, DEGREE), self.openings)
+        return replace(self, spline=BSpline(_padded(times), self.spline.c, DEGREE))
 
     def sample(self, times: np.ndarray) -> np.ndarray:
         """(3, T, n + 1) motion at (T,) seconds; the gripper's rates are left out."""
@@ -180,8 +183,9 @@ def solve_chunk(chunk: ActionChunk, now: float, path: JointPath, kinematics: Kin
     period, ahead = chunk.step_period, first_step_ahead(chunk, now)
     seed, joints = path.at(now)[0][:-1], []
     for step in range(max(ahead - 2, 0), len(chunk.positions)):
-        joints.append(kinematics.inverse(chunk.positions[step], chunk.quaternions[step], seed, HOME_PULL))
+        joints.append(_inverse(chunk, step, seed, kinematics))
         seed = 2 * joints[-1] - joints[-2] if len(joints) > 1 else joints[-1]
+    missed = _missed(chunk, joints, kinematics)
     # No farther off than the joints come in a period: the way from where the arm is to the steps is merge's business.
     limits = kinematics.contract.limits
     fastest = PLANNED_SHARE * np.array(limits.velocity) * period
@@ -194,7 +198,7 @@ def solve_chunk(chunk: ActionChunk, now: float, path: JointPath, kinematics: Kin
     start = chunk.stamp + period * ahead
     times = start + period * np.arange(len(joints))
     openings = [path.at(chunk.stamp)[0][-1], *chunk.gripper, chunk.gripper[-1]][ahead:]
-    return _motion(times, joints, openings, kinematics)
+    return _motion(times, joints, openings, missed, kinematics)
 
 
 def solve_patiently(chunk: ActionChunk, now: float, path: JointPath, kinematics: Kinematics) -> ChunkMotion:
@@ -205,16 +209,34 @@ def solve_patiently(chunk: ActionChunk, now: float, path: JointPath, kinematics:
     period, ahead = chunk.step_period, first_step_ahead(chunk, now)
     here, moving = path.at(now)[:2]
     joints = [here[:-1] + i * period * moving[:-1] for i in (-1, 0, 1)]
-    for position, quaternion in zip(chunk.positions[ahead:], chunk.quaternions[ahead:], strict=True):
-        joints.append(kinematics.inverse(position, quaternion, joints[-1], HOME_PULL))
+    for step in range(ahead, len(chunk.positions)):
+        joints.append(_inverse(chunk, step, joints[-1], kinematics))
     openings = [here[-1], here[-1], *chunk.gripper[ahead:], chunk.gripper[-1]]
-    return _motion(now + period * np.arange(len(joints)), joints, openings, kinematics)
+    missed = _missed(chunk, joints[3:], kinematics)
+    return _motion(now + period * np.arange(len(joints)), joints, openings, missed, kinematics)
 
 
-def _motion(times: np.ndarray, joints: list[np.ndarray], openings: list[float], kinematics: Kinematics) -> ChunkMotion:
+def _inverse(chunk: ActionChunk, step: int, seed: np.ndarray, kinematics: Kinematics) -> np.ndarray:
+    """(n,) rad for a step, or nearest to it as far as ``limits.clamp.reach`` allows."""
+    reach = kinematics.contract.limits.clamp.reach
+    return kinematics.inverse(chunk.positions[step], chunk.quaternions[step], seed, HOME_PULL, miss=reach)
+
+
+def _missed(chunk: ActionChunk, joints: list[np.ndarray], kinematics: Kinematics) -> float:
+    """Metres by which (n,) joints for the last steps of a chunk miss them, at most."""
+    if not joints or not kinematics.contract.limits.clamp.reach:
+        return 0.0
+    last = zip(chunk.positions[-len(joints) :], chunk.quaternions[-len(joints) :], joints, strict=True)
+    missed = max(kinematics.missed(*pose_and_joints) for pose_and_joints in last)
+    return missed if missed > MISSED else 0.0
+
+
+def _motion(
+    times: np.ndarray, joints: list[np.ndarray], openings: list[float], missed: float, kinematics: Kinematics
+) -> ChunkMotion:
     """The spline whose control points are (n,) joints, its inner knots at ``times``, at rest on the last one."""
     spline = BSpline(_padded(times), np.array([*joints, joints[-1], joints[-1]]), DEGREE)
-    return _retimed(ChunkMotion(spline, np.clip(openings, 0.0, 1.0)), kinematics)
+    return _retimed(ChunkMotion(spline, np.clip(openings, 0.0, 1.0), missed), kinematics)
 
 
 def _padded(inner: np.ndarray) -> np.ndarray:

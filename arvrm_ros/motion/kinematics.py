@@ -10,12 +10,16 @@ import numpy as np
 import pinocchio as pin
 from scipy.linalg.lapack import dposv
 
-from arvrm_ros.contract import RobotContract
+from arvrm_ros.contract import LEVER, RobotContract
 from arvrm_ros.errors import ContractError, ExecutionCode, MotionRefused
 
 POSITION_TOLERANCE = 1e-5  # m
 ROTATION_TOLERANCE = 1e-4  # rad
 LONGEST_STEP = 0.3  # rad, of all joints in one iteration: near a singularity the linear step would leave the branch
+METRES = np.array([1.0] * 3 + [LEVER] * 3)  # of a pose's difference, metres and radians
+NEAREST_STEPS = 30  # towards a pose that may be missed, after as many towards one that is reached
+LEAST_DAMPING = 1e-9  # of these steps
+NEAREST_GAIN = 1e-6  # m that such a step brings at least; then nothing is nearer
 
 
 class Kinematics:
@@ -88,6 +92,11 @@ class Kinematics:
         rotation = self._base_inverse.rotation
         return np.vstack([rotation @ jacobian[:3], rotation @ jacobian[3:]])[:, self._order]
 
+    def missed(self, position: np.ndarray, quaternion: np.ndarray, joint_positions: np.ndarray) -> float:
+        """Metres between a pose and the end effector at (n,) rad: the root of both squares, a rotation times LEVER."""
+        pin.forwardKinematics(self._model, self._data, self._to_model(np.asarray(joint_positions, dtype=float)))
+        return _norm(METRES * self._error(self._target(position, quaternion)))
+
     def inverse(
         self,
         position: np.ndarray,
@@ -95,23 +104,24 @@ class Kinematics:
         seed: np.ndarray,
         home_pull: float = 0.0,
         iterations: int = 100,
+        miss: float = 0.0,
     ) -> np.ndarray:
         """Joint positions (n,) that reach a pose, near ``seed`` and within the position limits.
 
         Damped least squares (Nakamura and Hanafusa 1986), the damping shrinking with the error. ``home_pull`` is the
         part of the way to the contract's home that the arm's redundancy moves beforehand without moving the end
-        effector; called along a path it keeps the elbow from drifting.
+        effector; called along a path it keeps the elbow from drifting. A pose that is out of reach may be missed by
+        ``miss`` metres, as :meth:`missed` counts them: then it is where the joints come nearest to it.
 
         Raises:
             MotionRefused: JOINT_LIMIT when no solution was found within the limits.
         """
-        x, y, z, w = (float(value) for value in quaternion)
-        target = self._base * pin.SE3(pin.Quaternion(w, x, y, z), np.asarray(position, dtype=float))
-        q = np.clip(self._to_model(np.asarray(seed, dtype=float)), self._lower, self._upper)
+        target = self._target(position, quaternion)
+        start = q = np.clip(self._to_model(np.asarray(seed, dtype=float)), self._lower, self._upper)
         rotation_error = position_error = np.inf
-        for i in range(iterations):
+        for i in range(NEAREST_STEPS if miss else iterations):
             pin.computeJointJacobians(self._model, self._data, q)
-            error = pin.log6(pin.updateFramePlacement(self._model, self._data, self._frame).actInv(target)).vector
+            error = self._error(target)
             position_error, rotation_error = _norm(error[:3]), _norm(error[3:])
             pull = home_pull if i == 0 else 0.0
             if not pull and position_error < POSITION_TOLERANCE and rotation_error < ROTATION_TOLERANCE:
@@ -127,6 +137,10 @@ class Kinematics:
             if (length := _norm(step)) > LONGEST_STEP:
                 step *= LONGEST_STEP / length
             q = np.minimum(np.maximum(q + step, self._lower), self._upper)
+        if miss > 0:
+            nearest, distance = self._nearest(target, start)
+            if distance <= miss:
+                return nearest[self._order]
         at_limit = [
             f"{name} is at its limit {value:.4f} rad"
             for name, value, low, high in zip(self._names, q, self._lower, self._upper, strict=True)
@@ -139,6 +153,49 @@ class Kinematics:
             f"{POSITION_TOLERANCE * 1000:g} mm and {ROTATION_TOLERANCE:g} rad"
             + "".join(f"; {joint}" for joint in at_limit),
         )
+
+    def _target(self, position: np.ndarray, quaternion: np.ndarray) -> pin.SE3:
+        x, y, z, w = (float(value) for value in quaternion)
+        return self._base * pin.SE3(pin.Quaternion(w, x, y, z), np.asarray(position, dtype=float))
+
+    def _error(self, target: pin.SE3) -> np.ndarray:
+        """(6,) m and rad to a target, from where the joints were computed last."""
+        return pin.log6(pin.updateFramePlacement(self._model, self._data, self._frame).actInv(target)).vector
+
+    def _nearest(self, target: pin.SE3, q: np.ndarray) -> tuple[np.ndarray, float]:
+        """Joints within their limits that come nearest to a target, from (n,) on, and by what they miss it, in metres.
+
+        Levenberg and Marquardt's steps, of which none makes it worse; joints at a limit that a step would exceed stay.
+        """
+
+        def looked_at(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            pin.computeJointJacobians(self._model, self._data, joints)
+            error = METRES * self._error(target)
+            jacobian = pin.getFrameJacobian(self._model, self._data, self._frame, pin.ReferenceFrame.LOCAL)
+            return error, METRES[:, None] * jacobian
+
+        error, jacobian = looked_at(q)
+        damping = 1e-2
+        for _ in range(NEAREST_STEPS):
+            moves = np.ones(len(q), dtype=bool)
+            for _ in q:
+                free = jacobian * moves
+                step = free.T @ dposv(free @ free.T + damping * np.eye(6), error)[1]
+                stuck = ((q <= self._lower) & (step < 0)) | ((q >= self._upper) & (step > 0))
+                if not stuck.any():
+                    break
+                moves &= ~stuck
+            there = np.clip(q + step, self._lower, self._upper)
+            error_there, jacobian_there = looked_at(there)
+            gain = _norm(error) - _norm(error_there)
+            if gain > 0:
+                q, error, jacobian = there, error_there, jacobian_there
+                damping = max(0.1 * damping, LEAST_DAMPING)
+                if gain < NEAREST_GAIN:
+                    break
+            else:
+                damping *= 10.0
+        return q, _norm(error)
 
 
 def _norm(vector: np.ndarray) -> float:

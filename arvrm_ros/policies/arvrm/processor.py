@@ -13,16 +13,13 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from arvrm_ros.contract import LEVER
 from arvrm_ros.data.types import HumanClip
 from arvrm_ros.retrieval.search import resample
 
 KEYPOINT_CENTRE = np.array([0.5, 0.5, 0.0], np.float32)
 KEYPOINT_SCALE = 4.0
 """Keypoints enter the model as (k - centre) * scale, which spreads a hand in an image over about -2..2."""
-
-
-LEVER = 0.2
-"""Metres, about the length of a hand with what it holds."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def delta_base(
     Args:
         position, quaternion: measured, (3,) metres and (4,).
         commanded, turned: likewise, commanded for the same time.
-        max_drift: metres, also of a point :data:`LEVER` metres away that the rotation moves.
+        max_drift: metres, also of a point :data:`~arvrm_ros.contract.LEVER` metres away that the rotation moves.
     """
     offset, turn = commanded - position, (Rotation.from_quat(turned) * Rotation.from_quat(quaternion).inv()).as_rotvec()
     drift = max(float(np.linalg.norm(offset)), LEVER * float(np.linalg.norm(turn)), 1e-9)
