@@ -14,7 +14,7 @@ from learning_data import TINY, human_clip, write_database
 from arvrm_ros.cli import main
 from arvrm_ros.contract import load_contract
 from arvrm_ros.data.types import HAND_KEYPOINTS, ROBOT_COMPONENTS
-from arvrm_ros.errors import CheckpointError, DataError
+from arvrm_ros.errors import ArvrmError, CheckpointError, DataError
 from arvrm_ros.evaluation.explain import START, Explanation, describe, draw, explain, figures, measure_effect
 from arvrm_ros.perception.image_encoder import ImageEncoder
 from arvrm_ros.perception.text_encoder import TextEncoder
@@ -37,13 +37,13 @@ def pinching() -> np.ndarray:
     return weights
 
 
-def write_checkpoint(folder, weights=None, **changes):
+def write_checkpoint(folder, weights=None, robot="tabletop", **changes):
     torch.manual_seed(0)
     model = ArvrmModel(dataclasses.replace(TINY, **changes))
     if weights is not None:
         model.analogy_map.data[:] = torch.from_numpy(weights)
     encoder = resource("checkpoints", "image_encoder.safetensors")
-    save_checkpoint(folder, model, NORMALISATION, load_contract("tabletop"), ImageEncoder.load(encoder), encoder, {})
+    save_checkpoint(folder, model, NORMALISATION, load_contract(robot), ImageEncoder.load(encoder), encoder, {})
     return folder
 
 
@@ -128,6 +128,9 @@ def test_a_conditional_map_depends_on_the_instruction(tmp_path, capsys):
     np.testing.assert_allclose(drawer.weights[0], START, rtol=1e-5)
     assert main(["explain", str(checkpoint), "--database", database.uri, "--out", str(tmp_path / "map.png")]) == 1
     assert "give one with --instruction" in capsys.readouterr().err
+    other = write_checkpoint(tmp_path / "other", robot="calvin", conditional=True)
+    with pytest.raises(ArvrmError, match="another robot than the simulator's: observation"):
+        explain(other, database, "open the drawer")
 
 
 def test_misuse_says_what_to_do(tmp_path, database, capsys):

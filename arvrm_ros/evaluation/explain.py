@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 
-from arvrm_ros.contract import contract_from_dict
+from arvrm_ros.contract import contract_from_dict, load_contract
 from arvrm_ros.data.types import HAND_KEYPOINTS, ROBOT_COMPONENTS, HumanClip
 from arvrm_ros.errors import ArvrmError, CheckpointError, DataError
 from arvrm_ros.files import replace_atomically
@@ -25,6 +25,7 @@ from arvrm_ros.policies import DEFAULT_CHECKPOINT, checkpoint_folder, load_polic
 from arvrm_ros.policies.arvrm.policy import ArvrmPolicy
 from arvrm_ros.policies.arvrm.processor import clip_keypoints
 from arvrm_ros.retrieval.database import MotionDatabase
+from arvrm_ros.simulation.world import TABLETOP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,7 +114,7 @@ def explain(checkpoint: Path | str | None, database: MotionDatabase | None, inst
 
     Raises:
         CheckpointError: the checkpoint is damaged, or has no map.
-        ArvrmError: an instruction for a global map, or none for a conditional one.
+        ArvrmError: an instruction for a global map; none for a conditional one, or its robot is not the simulator's.
         DataError: the database is empty, or needed and missing.
     """
     folder = checkpoint_folder(checkpoint)
@@ -181,6 +182,11 @@ def _conditional(policy: ArvrmPolicy, folder: Path, database: MotionDatabase, in
     from arvrm_ros.policies.arvrm.policy import IMAGE_ENCODER
     from arvrm_ros.simulation.tabletop import Tabletop
 
+    if differences := policy.contract.differences(load_contract(TABLETOP)):
+        raise ArvrmError(
+            f"the map of {folder} depends on what is seen, which would be the simulator's first scene, but it is of "
+            f"another robot than the simulator's: {differences[0]}"
+        )
     tabletop = Tabletop(policy.contract)
     tabletop.reset(0, None, "D")
     observation = tabletop.observation()
