@@ -336,7 +336,6 @@ def environment(suite: str) -> dict[str, str]:
     """
     wanted = {
         "AMENT_PREFIX_PATH": sys.prefix,
-        "MUJOCO_GL": "egl",
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": "1",  # a node's PyTorch takes all cores from the others; the policy node has a parameter
     }

@@ -3,13 +3,10 @@
 """Human clips: the folder format, their collection, and the landmarker measured on them."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
-
-os.environ.setdefault("MUJOCO_GL", "egl")
 
 import numpy as np
 import psutil

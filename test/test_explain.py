@@ -129,7 +129,7 @@ def test_a_conditional_map_depends_on_the_instruction(tmp_path, capsys):
     assert main(["explain", str(checkpoint), "--database", database.uri, "--out", str(tmp_path / "map.png")]) == 1
     assert "give one with --instruction" in capsys.readouterr().err
     other = write_checkpoint(tmp_path / "other", robot="calvin", conditional=True)
-    with pytest.raises(ArvrmError, match="another robot than the simulator's: observation"):
+    with pytest.raises(ArvrmError, match="another robot than the simulator's: gripper"):
         explain(other, database, "open the drawer")
 
 

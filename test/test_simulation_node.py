@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,8 +22,6 @@ from arvrm_ros.msg import TaskStatus
 from arvrm_ros.nodes import qos
 from arvrm_ros.nodes.conversions import message_to_image, to_duration, to_seconds
 from arvrm_ros.srv import ResetScene
-
-os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 @pytest.fixture(scope="module")

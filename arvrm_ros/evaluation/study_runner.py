@@ -564,7 +564,6 @@ def _in_process(study: Study, job: Job, out: Path, stages: Stages, messages: Con
     end_with_parent()
     # The model is small: jobs side by side use the cores better than threads within one do.
     os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ.setdefault("MUJOCO_GL", "egl")
     log = os.open(out / job.folder / "output.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(log, stream)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-import os
 from functools import partial
 from pathlib import Path
 
@@ -149,7 +148,6 @@ def collect_robot(
     Returns:
         How many could not be made because the expert failed at every attempt.
     """
-    os.environ.setdefault("MUJOCO_GL", "egl")
     work = partial(_record_chain, out, env, contract, variants, seed)
     missing = 0
     chains = math.ceil(episodes / LENGTH)

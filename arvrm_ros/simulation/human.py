@@ -9,7 +9,6 @@ drawn in, so that hand and objects move together without a model of a hand's con
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import as_completed
 from dataclasses import dataclass
@@ -399,7 +398,6 @@ def collect_human(
     _claim(out, {"seed": seed, "rate": rate, "gloves": gloves})
     todo = [index for index in range(clips) if not (out / clip_name(index)).is_dir()]
     loaded, failures = load_contract(contract), []
-    os.environ.setdefault("MUJOCO_GL", "egl")
     with process_pool(workers) as pool:
         futures = [pool.submit(make_clip, out, index, seed, loaded, rate, gloves) for index in todo]
         try:
