@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _given(args: argparse.Namespace, names: tuple[str, ...]) -> str:
     """Those of the options that were given, as they are written."""
-    given = [name for name in names if getattr(args, name) not in (None, False)]
+    given = [name for name in names if (value := getattr(args, name)) is not None and value is not False]
     return ", ".join("--" + name.replace("_", "-") for name in given)
 
 
