@@ -3,7 +3,7 @@
 """Chains of five: how they are drawn, run, resumed, counted and filmed. The policy is the scripted expert."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -313,6 +313,19 @@ def test_the_command_writes_figures_plot_and_films(scripted, drawn, tmp_path, ca
     frames, period = read_video(films / f"chain_0001_failed_{first[1]}.mp4")
     assert frames.shape == (30 + module.VERDICT_STEPS, 360, 480, 3)
     assert period == pytest.approx(0.1)
+
+
+def test_the_command_says_why_chunks_were_refused(monkeypatch, drawn, capsys):
+    """With chains that were rolled out elsewhere: the scripted policy asks for nothing that is refused."""
+    stuck, done = (
+        ChainOutcome(**asdict(chain), completed=count) for chain, count in zip(drawn[:2], (0, 5), strict=True)
+    )
+    stuck.refused, stuck.failure = 41, "open_drawer not done in 120 steps, 41 chunks refused: no joint solution"
+    done.refused = 1
+    monkeypatch.setattr(module, "draw_chains", lambda *_, **__: drawn)
+    monkeypatch.setattr(module, "evaluate_chains", lambda *_: [stuck, done])
+    assert main(["evaluate", "--chains", "2"]) == 0
+    assert f"chunks refused: 42\n  chain {stuck.index}: {stuck.failure}\n" in capsys.readouterr().out
 
 
 def test_options_of_chains_need_chains(capsys, tmp_path):

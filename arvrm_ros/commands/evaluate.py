@@ -138,6 +138,11 @@ def _run_chains(args: argparse.Namespace, contract: RobotContract, options: Eval
     _print_chains(summary)
     if summary["retrieved_right"] is not None:
         print(f"retrieved clips of the right task: {summary['retrieved_right']:.2f}")
+    if summary["refused"]:
+        print(f"chunks refused: {summary['refused']}")
+        for outcome in outcomes:
+            if "refused" in outcome.failure:
+                print(f"  chain {outcome.index}: {outcome.failure}")
     if summary["failed_tasks"]:
         print("chains ended at: " + ", ".join(f"{task} {count}" for task, count in summary["failed_tasks"].items()))
     if args.json:
