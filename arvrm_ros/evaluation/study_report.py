@@ -487,8 +487,8 @@ class Report:
             + f". Seeds of training: {', '.join(map(str, study.seeds))}. Chains per seed and evaluation: "
             f"{' or '.join(map(str, chains))}, the same ones for all, of five instructions with up to "
             f"{chosen.max_steps} control steps each (0.1 s), on look {chosen.variants}. Full data: {data.episodes} "
-            f"robot episodes; little: {data.small_episodes} ({data.small_episodes / data.episodes:.0%}); human clips: "
-            f"{data.clips}.",
+            f"robot episodes; little: {data.small_episodes} ({100 * data.small_episodes / data.episodes:.0f} %); "
+            f"human clips: {data.clips}.",
             "",
             "What the arms of (a) to (f) change in the small policies: "
             + "; ".join(f"`{name}` {_changes(study, name)}" for name in ASKED if name in study.arms)
