@@ -381,12 +381,11 @@ ASKED = tuple(dict.fromkeys(row.arm for question in QUESTIONS for row in questio
 
 def other_arms(study: Study) -> Question | None:
     """A table of the arms the questions do not know, each against AR-VRM: what was tried."""
-    names = {FULL: "full data", SMALL: "little data"}
     rows: list[Row] = []
     comparisons: list[Comparison] = []
-    for data in (SMALL, FULL):
+    for data, amount in AMOUNTS:
         tried = [
-            Row(f"{arm}, {names[data]}, {runs.variants}, {evaluation}", arm, data, runs.variants, evaluation)
+            Row(f"{arm}, {amount}, {runs.variants}, {evaluation}", arm, data, runs.variants, evaluation)
             for runs in study.runs
             for arm in runs.arms
             for evaluation in runs.evaluations
@@ -394,7 +393,7 @@ def other_arms(study: Study) -> Question | None:
         ]
         for row in tried:
             base = Row(
-                f"AR-VRM, {names[data]}, {row.variants}, {row.evaluation}", "full", data, row.variants, row.evaluation
+                f"AR-VRM, {amount}, {row.variants}, {row.evaluation}", "full", data, row.variants, row.evaluation
             )
             if base not in rows:
                 rows.append(base)

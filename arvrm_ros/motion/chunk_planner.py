@@ -71,19 +71,22 @@ class ChunkPlanner:
         commanded = self._kinematics.forward(base.at(start)[0][:-1])[0]
         safety.check_steps(chunk, chunks.first_step_ahead(chunk, start), commanded, self._contract)
         try:
-            return self._way_to(chunks.solve_chunk(chunk, start, base, self._kinematics), base, start)
+            motion = chunks.solve_chunk(chunk, start, base, self._kinematics)
+            path, visited = self._way_to(motion, base, start)
         except MotionRefused as refusal:
             if refusal.code not in (ExecutionCode.JOINT_LIMIT, ExecutionCode.STEP_TOO_LARGE):
                 raise
-            return self._way_to(chunks.solve_patiently(chunk, start, base, self._kinematics), base, start)
+            motion = chunks.solve_patiently(chunk, start, base, self._kinematics)
+            path, visited = self._way_to(motion, base, start)
+        return path, visited, motion.missed
 
-    def _way_to(self, motion: ChunkMotion, base: JointPath, start: float) -> tuple[JointPath, np.ndarray, float]:
-        """The path that leaves ``base`` to join a motion, as :meth:`_path`."""
+    def _way_to(self, motion: ChunkMotion, base: JointPath, start: float) -> tuple[JointPath, np.ndarray]:
+        """The path that leaves ``base`` to join a motion, and where it and its brakes bring the joints."""
         seconds = self._settings.blend
         for attempt in range(ATTEMPTS):
             path = chunks.merge(base, motion, start, seconds, self._settings.newest_weight)
             try:
-                return path, self._check.limits(*path.ahead(start)), motion.missed
+                return path, self._check.limits(*path.ahead(start))
             except MotionRefused as refusal:
                 refused = refusal
             # To slow all of the motion so much would do; the way alone has to be longer by no less.

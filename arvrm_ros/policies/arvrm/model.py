@@ -282,10 +282,10 @@ class ArvrmModel(Backbone):
         self.component_scale = nn.Parameter(torch.randn(S, d) * 0.5)
         self.component_bias = nn.Parameter(torch.randn(S, d) * 0.02)
         self.state_pool = nn.Sequential(nn.Linear(S * d, d), nn.GELU(), nn.Linear(d, d))
+        rows = S if config.analogy or config.direct_state else 1
         if config.retrieval:
             self.query, self.key = nn.Linear(d, d), nn.Linear(d, d)
             self.frame = nn.Parameter(torch.randn(config.clip_frames, d) * 0.02)
-            rows = S if config.analogy else 1
             # Without the map the keypoints' features are averaged.
             self.analogy_map = nn.Parameter(torch.full((rows, K), 1.0 / K), requires_grad=config.analogy)
             if config.analogy:
@@ -294,10 +294,9 @@ class ArvrmModel(Backbone):
                 self.map_gate = nn.Linear(d, MAP_RANK)
                 self.map_left = nn.Parameter(torch.zeros(S, MAP_RANK))
                 self.map_right = nn.Parameter(torch.randn(MAP_RANK, K) / K**0.5)
+        if hinted := config.retrieval or config.direct_state:
             self.hint = nn.Sequential(nn.LayerNorm(rows * d), nn.Linear(rows * d, d), nn.GELU())
-        elif config.direct_state:
-            self.hint = nn.Sequential(nn.LayerNorm(S * d), nn.Linear(S * d, d), nn.GELU())
-        inputs = (1 + config.fold + (config.retrieval or config.direct_state)) * d
+        inputs = (1 + config.fold + hinted) * d
         self.action_head = nn.Sequential(
             nn.Linear(inputs, 3 * d), nn.GELU(), nn.Linear(3 * d, 2 * d), nn.GELU(),
             nn.Linear(2 * d, config.chunk * ACTION + 1),
